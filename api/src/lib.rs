@@ -1,0 +1,3 @@
+//! Words of the Kubernetes API as pure functions. No I/O, no clock, no tokio.
+
+pub mod selector;
