@@ -49,11 +49,57 @@ pub enum Durability {
     Lazy,
 }
 
+/// How a put is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    pub durability: Durability,
+    /// The store deletes the entry so long after this put, unless it is put again. Only Events use it.
+    pub time_to_live: Option<std::time::Duration>,
+}
+
+impl Options {
+    pub const DURABLE: Options = Options {
+        durability: Durability::Durable,
+        time_to_live: None,
+    };
+}
+
+impl From<Durability> for Options {
+    fn from(durability: Durability) -> Self {
+        Options {
+            durability,
+            time_to_live: None,
+        }
+    }
+}
+
 /// One change. `previous` is the entry that a put replaced or a delete removed.
 #[derive(Debug, Clone)]
 pub enum Change {
     Put { entry: Entry, previous: Option<Entry> },
     Delete { previous: Entry, revision: Revision },
+}
+
+impl Change {
+    pub fn key(&self) -> &Key {
+        match self {
+            Change::Put { entry, .. } => &entry.key,
+            Change::Delete { previous, .. } => &previous.key,
+        }
+    }
+    pub fn revision(&self) -> Revision {
+        match self {
+            Change::Put { entry, .. } => entry.revision,
+            Change::Delete { revision, .. } => *revision,
+        }
+    }
+}
+
+/// What a watch says: the next changes, and up to where nothing is missing. Without changes it is progress alone.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    pub changes: Vec<Change>,
+    pub revision: Revision,
 }
 
 /// A list at one revision, in key order.
@@ -92,20 +138,14 @@ pub enum Error {
 }
 
 /// The store's contract. Every implementation passes `store::suite`.
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     fn get(&self, key: &str) -> BoxFuture<'_, Result<Option<Entry>, Error>>;
     /// All entries whose key starts with `prefix`, which ends in `/`.
     fn list(&self, prefix: &str, page: Page) -> BoxFuture<'_, Result<Listing, Error>>;
-    fn put(
-        &self,
-        key: &Key,
-        value: Bytes,
-        expect: Expect,
-        durability: Durability,
-    ) -> BoxFuture<'_, Result<Revision, Error>>;
+    fn put(&self, key: &Key, value: Bytes, expect: Expect, options: Options) -> BoxFuture<'_, Result<Revision, Error>>;
     fn delete(&self, key: &Key, at: Revision) -> BoxFuture<'_, Result<Revision, Error>>;
-    /// Changes after `after` under `prefix`, in batches of one or more in revision order, for ever. `Err` ends the stream.
-    fn watch(&self, prefix: &str, after: Revision) -> BoxStream<'static, Result<Vec<Change>, Error>>;
+    /// Changes after `after` under `prefix`, in revision order, for ever. `Err` ends the stream.
+    fn watch(&self, prefix: &str, after: Revision) -> BoxStream<'static, Result<Batch, Error>>;
     /// The newest revision that a reader can see.
     fn revision(&self) -> BoxFuture<'_, Result<Revision, Error>>;
     /// Forgets history up to and including `revision`; current entries stay.
