@@ -41,11 +41,26 @@ pub struct Resource {
     /// Under `/registry/`, upstream's word: `pods`, `minions`, `services/specs`.
     pub prefix: Arc<str>,
     pub durability: Durability,
+    /// Entries vanish so long after they were last written (Events).
+    pub time_to_live: Option<std::time::Duration>,
     /// PUT to a name that does not exist creates it (Leases, Nodes …: upstream's AllowCreateOnUpdate).
     pub create_on_update: bool,
     /// PUT without a resourceVersion overwrites.
     pub unconditional_update: bool,
+    /// A delete answers with the deleted object and not with a Status (upstream's ReturnDeletedObject).
+    pub returns_deleted: bool,
+    /// To and from what is stored, where a version differs from the storage version or the store is another row's.
+    pub convert: Option<Convert>,
     pub strategy: Arc<dyn Strategy>,
+}
+
+/// Both set apiVersion and kind too.
+#[derive(Debug, Clone, Copy)]
+pub struct Convert {
+    /// From a served version (read it from the object) to what is stored.
+    pub to_storage: fn(&mut Object),
+    /// From what is stored to the served version.
+    pub from_storage: fn(&mut Object, version: &str),
 }
 
 /// A field that a selector may name.

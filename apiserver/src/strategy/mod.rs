@@ -37,6 +37,12 @@ pub trait Strategy: Send + Sync + std::fmt::Debug {
     fn grace(&self, _object: &Object, _asked: Option<i64>) -> Option<i64> {
         None
     }
+    /// What the first delete changes in an object that lives on for a while (a Namespace becomes Terminating).
+    fn prepare_delete(&self, _object: &mut Object) {}
+    /// Whether only metadata.finalizers can keep a deleted object (a Namespace has finalizers in its spec too).
+    fn removable(&self, _object: &Object) -> bool {
+        true
+    }
     /// What happens to dependents when the request does not say.
     fn propagation(&self) -> Propagation {
         Propagation::Background
