@@ -126,7 +126,7 @@ fn regex_error(message: &str, format: &str, examples: &[&str]) -> String {
 
 /// The complaint about a value that is too long.
 pub fn too_long(limit: usize) -> String {
-    format!("must be no more than {limit} characters")
+    format!("must be no more than {limit} bytes")
 }
 
 /// The complaint about a value that is missing.
@@ -451,10 +451,10 @@ mod tests {
         for bad in ["a..b", ".a", "a."] {
             check(dns1123_subdomain(bad), &[SUBDOMAIN_MESSAGE]);
         }
-        check(dns1123_label(&"a".repeat(64)), &["must be no more than 63 characters"]);
+        check(dns1123_label(&"a".repeat(64)), &["must be no more than 63 bytes"]);
         check(
             dns1123_subdomain(&"a".repeat(254)),
-            &["must be no more than 253 characters"],
+            &["must be no more than 253 bytes"],
         );
         assert!(!dns1035_label("1a").is_empty() && !dns1035_label("").is_empty() && dns1035_label("a1").is_empty());
         assert!(wildcard_dns1123_subdomain("*.a.b").is_empty() && !wildcard_dns1123_subdomain("*a.b").is_empty());
@@ -487,7 +487,7 @@ mod tests {
         assert_eq!(qualified_name("a/b/c").len(), 1);
         check(
             qualified_name(&"a".repeat(64)),
-            &["name part must be no more than 63 characters"],
+            &["name part must be no more than 63 bytes"],
         );
     }
 

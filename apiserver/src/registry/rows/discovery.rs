@@ -1,0 +1,13 @@
+//! discovery.k8s.io.
+
+use super::super::row::Resource;
+use super::{cells, namespaced};
+use crate::strategy::Shape;
+
+pub(super) fn rows() -> Vec<Resource> {
+    vec![
+        namespaced("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
+            .columns("Name, AddressType, Ports, Endpoints, Age", cells::service::slice)
+            .shape(Shape::COUNTED),
+    ]
+}
