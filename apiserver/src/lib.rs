@@ -18,6 +18,7 @@ pub mod identity;
 pub mod object;
 pub mod registry;
 pub mod schema;
+pub mod server;
 pub mod status;
 pub mod store;
 pub mod strategy;
