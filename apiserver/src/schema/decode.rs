@@ -1,0 +1,464 @@
+//! Bytes to an object, in one pass that the table drives. What comes out is what the server would write: unknown
+//! fields dropped, values in their canonical form, empty optional fields gone, fields that are always there filled in.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+
+use super::json::{Kind, Reader, Syntax, number};
+use super::table::{Field, Shape, Ty, TypeRef, type_of};
+use super::{leaf, shape, yaml};
+use crate::object::Object;
+use crate::status::Status;
+
+/// What a request says of fields that its type does not have, and of fields that come twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Validation {
+    Ignore,
+    #[default]
+    Warn,
+    Strict,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Json,
+    Yaml,
+}
+
+/// Group, version and kind that a request is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gvk<'a> {
+    pub group: &'a str,
+    pub version: &'a str,
+    pub kind: &'a str,
+}
+
+impl Gvk<'_> {
+    /// `apps/v1`; `v1` for the core group.
+    pub fn api_version(&self) -> String {
+        match self.group {
+            "" => self.version.to_owned(),
+            group => format!("{group}/{}", self.version),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Decoded {
+    /// With `apiVersion` and `kind`, also where the body left them out.
+    pub object: Object,
+    /// For Warning headers; empty unless the mode is [`Validation::Warn`].
+    pub warnings: Vec<String>,
+}
+
+/// As many complaints about fields as upstream collects.
+const MAX_COMPLAINTS: usize = 100;
+
+/// Reads the body of a request about `expected`, whose type is `ty`.
+pub fn decode(ty: TypeRef, expected: Gvk<'_>, format: Format, body: &[u8], mode: Validation) -> Result<Decoded, Status> {
+    let mut from_yaml = Vec::new();
+    let json = match format {
+        Format::Json => Cow::Borrowed(body),
+        Format::Yaml => {
+            let read = yaml::to_json(body).map_err(|e| unrecognized(expected, body, &e))?;
+            from_yaml = read.duplicates;
+            Cow::Owned(read.json)
+        }
+    };
+    let mut decoder = Decoder::new(&json, mode != Validation::Ignore);
+    let root = decoder.root(ty).map_err(|e| match e {
+        Root::Syntax(e) => unrecognized(expected, body, &format!("couldn't get version/kind; json parse error: {e}")),
+        Root::NotAnObject(kind) => unrecognized(
+            expected,
+            body,
+            &format!(
+                "couldn't get version/kind; json parse error: json: cannot unmarshal {kind} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
+            ),
+        ),
+    })?;
+    let mut object = Object(root);
+    name_kind(&mut object, ty, expected)?;
+    let refuse = |what: &str| {
+        Status::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: {what}",
+            object.kind(),
+            object.api_version().rsplit('/').next().unwrap_or_default(),
+            expected.kind
+        ))
+    };
+    if let Some(error) = decoder.error {
+        return Err(refuse(&error));
+    }
+    let mut complaints = from_yaml;
+    complaints.append(&mut decoder.complaints);
+    match mode {
+        Validation::Strict if !complaints.is_empty() => {
+            Err(refuse(&format!("strict decoding error: {}", complaints.join(", "))))
+        }
+        Validation::Warn => Ok(Decoded { object, warnings: complaints }),
+        _ => Ok(Decoded { object, warnings: Vec::new() }),
+    }
+}
+
+/// A tree that a patch made, read again as if it came from a client. The complaints are about unknown fields; the
+/// error is a type error.
+pub fn check(ty: TypeRef, value: &Value) -> Result<(Value, Vec<String>), String> {
+    let bytes = serde_json::to_vec(value).map_err(|e| e.to_string())?;
+    let mut decoder = Decoder::new(&bytes, true);
+    let root = decoder.root(ty).map_err(|e| match e {
+        Root::Syntax(e) => e.to_string(),
+        Root::NotAnObject(kind) => format!("json: cannot unmarshal {kind} into Go value of type {}", Ty::go_of(ty)),
+    })?;
+    match decoder.error {
+        Some(error) => Err(error),
+        None => Ok((Value::Object(root), decoder.complaints)),
+    }
+}
+
+/// Fills in what the body does not say of its kind, and refuses a body of another kind.
+fn name_kind(object: &mut Object, ty: TypeRef, expected: Gvk<'_>) -> Result<(), Status> {
+    if object.kind().is_empty() {
+        object.0.insert("kind".into(), expected.kind.into());
+    }
+    if object.api_version().is_empty() {
+        object.0.insert("apiVersion".into(), expected.api_version().into());
+    }
+    let (api_version, kind) = (object.api_version(), object.kind());
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    if (group == expected.group && version == expected.version || ty.is_meta()) && kind == expected.kind {
+        return Ok(());
+    }
+    if version.contains('/') {
+        return Err(Status::bad_request(format!("unexpected GroupVersion string: {api_version}")));
+    }
+    let what = match type_of(group, version, kind) {
+        None => format!(
+            "no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+        ),
+        Some(_) if kind == expected.kind => {
+            return Err(Status::bad_request(format!(
+                "the API version in the data ({api_version}) does not match the expected API version ({})",
+                expected.api_version()
+            )));
+        }
+        Some(found) => format!(
+            "converting ({}) to ({}.{}): unknown conversion",
+            Ty::go_of(found),
+            match expected.group.split('.').next() {
+                None | Some("") => "core",
+                Some(first) => first,
+            },
+            expected.kind
+        ),
+    };
+    Err(Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {}: {what}", expected.kind)))
+}
+
+/// The body is nothing whose kind can be read.
+fn unrecognized(expected: Gvk<'_>, body: &[u8], what: &str) -> Status {
+    const SHOWN: usize = 30;
+    let shown = &body[..body.len().min(SHOWN)];
+    let mut summary = match body.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => String::from_utf8_lossy(shown).into_owned(),
+        Some(_) => shown.iter().map(|b| format!("{b:02x}")).collect(),
+    };
+    if body.len() > SHOWN {
+        summary.push_str(" ...");
+    }
+    Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {what} ({summary})", expected.kind))
+}
+
+enum Root {
+    Syntax(Syntax),
+    NotAnObject(&'static str),
+}
+
+impl From<Syntax> for Root {
+    fn from(e: Syntax) -> Self {
+        Root::Syntax(e)
+    }
+}
+
+/// The way from the root to the value at hand.
+enum Step {
+    Field(TypeRef, Field),
+    Index(usize),
+    Key(String),
+}
+
+struct Decoder<'a> {
+    reader: Reader<'a>,
+    strict: bool,
+    path: Vec<Step>,
+    /// The first value of a wrong type. Reading goes on, since bad syntax further down is the graver error.
+    error: Option<String>,
+    complaints: Vec<String>,
+}
+
+impl<'a> Decoder<'a> {
+    fn new(bytes: &'a [u8], strict: bool) -> Self {
+        Decoder { reader: Reader::new(bytes), strict, path: Vec::new(), error: None, complaints: Vec::new() }
+    }
+
+    fn root(&mut self, ty: TypeRef) -> Result<Map<String, Value>, Root> {
+        let map = match self.reader.kind()? {
+            Kind::Object => self.object(ty)?,
+            Kind::Null => {
+                self.reader.skip()?;
+                shape::zero_object(ty)
+            }
+            other => {
+                self.reader.skip()?;
+                self.reader.end()?;
+                return Err(Root::NotAnObject(other.word()));
+            }
+        };
+        self.reader.end()?;
+        Ok(map)
+    }
+
+    fn object(&mut self, ty: TypeRef) -> Result<Map<String, Value>, Syntax> {
+        self.reader.enter()?;
+        let mut map = Map::new();
+        let mut seen: u128 = 0;
+        let mut first = true;
+        while let Some(key) = self.reader.key(first)? {
+            first = false;
+            let Some(field) = ty.field(&key) else {
+                self.complain("unknown", &key);
+                self.reader.skip()?;
+                continue;
+            };
+            let bit = 1u128.checked_shl(ty.position(field)).unwrap_or(0);
+            if seen & bit != 0 {
+                self.complain("duplicate", &key);
+                map.remove(field.name());
+            }
+            seen |= bit;
+            self.path.push(Step::Field(ty, field));
+            let value = self.value(field.ty())?;
+            self.path.pop();
+            if let Some(value) = value.and_then(|v| shape::kept(field, v)) {
+                map.insert(key.into_owned(), value);
+            }
+        }
+        shape::fill(ty, &mut map);
+        Ok(map)
+    }
+
+    /// `None` for null and for what is of a wrong type.
+    fn value(&mut self, ty: Ty) -> Result<Option<Value>, Syntax> {
+        let kind = self.reader.kind()?;
+        if kind == Kind::Null {
+            self.reader.literal()?;
+            return Ok(None);
+        }
+        Ok(match (ty.shape(), kind) {
+            (Shape::Object(inner), Kind::Object) => Some(Value::Object(self.object(inner)?)),
+            (Shape::List(inner), Kind::Array) => Some(self.list(inner)?),
+            (Shape::Map(inner), Kind::Object) => Some(self.map(inner)?),
+            (Shape::Items, Kind::Array) => Some(self.strings(ty)?),
+            (Shape::String, Kind::String) => Some(Value::String(self.reader.string()?.into_owned())),
+            (Shape::Bool, Kind::Bool) => self.reader.literal()?.map(Value::Bool),
+            (Shape::Int32, Kind::Number) => self.integer(ty, i64::from(i32::MIN), i64::from(i32::MAX))?,
+            (Shape::Int64, Kind::Number) => self.integer(ty, i64::MIN, i64::MAX)?,
+            (Shape::Double, Kind::Number) => {
+                let text = self.reader.number()?;
+                match text.parse::<f64>() {
+                    Ok(float) if float.is_finite() => Some(shape::float(float)),
+                    _ => self.mismatch(&format!("number {text}"), ty),
+                }
+            }
+            (Shape::Bytes, Kind::String) => {
+                let text = self.reader.string()?;
+                self.leaf(leaf::base64(&text).map(|bytes| leaf::print_base64(&bytes)))
+            }
+            (Shape::Quantity, Kind::String) => {
+                let text = self.reader.string()?;
+                self.leaf(leaf::quantity(&text))
+            }
+            (Shape::Quantity, Kind::Number) => {
+                let text = self.reader.number()?;
+                self.leaf(leaf::quantity(text))
+            }
+            (Shape::Quantity, _) => {
+                self.reader.skip()?;
+                self.leaf(leaf::quantity("x"))
+            }
+            (Shape::Time, Kind::String) => {
+                let text = self.reader.string()?;
+                self.leaf(leaf::time(&text))
+            }
+            (Shape::MicroTime, Kind::String) => {
+                let text = self.reader.string()?;
+                self.leaf(leaf::micro_time(&text))
+            }
+            (Shape::Duration, Kind::String) => {
+                let text = self.reader.string()?;
+                self.leaf(leaf::duration(&text).map(leaf::print_duration))
+            }
+            (Shape::IntOrString, Kind::String) => Some(Value::String(self.reader.string()?.into_owned())),
+            (Shape::IntOrString, Kind::Number) => {
+                let text = self.reader.number()?;
+                match text.parse::<i32>() {
+                    Ok(number) => Some(Value::from(number)),
+                    Err(_) => self.fail(format!("json: cannot unmarshal number {text} into Go value of type int32")),
+                }
+            }
+            (Shape::IntOrString, other) => {
+                self.reader.skip()?;
+                self.fail(format!("json: cannot unmarshal {} into Go value of type int32", other.word()))
+            }
+            (Shape::Time | Shape::MicroTime | Shape::Duration, other) => {
+                self.reader.skip()?;
+                self.fail(format!("json: cannot unmarshal {} into Go value of type string", other.word()))
+            }
+            (Shape::Raw | Shape::Json | Shape::Any | Shape::Fields, _) => Some(self.reader.any()?),
+            (Shape::SchemaOrArray | Shape::SchemaOrBool | Shape::SchemaOrStrings, Kind::Object) => {
+                Some(Value::Object(self.object(TypeRef::schema())?))
+            }
+            (Shape::SchemaOrArray, Kind::Array) => {
+                let mut list = Vec::new();
+                self.reader.enter()?;
+                while self.reader.item(list.is_empty())? {
+                    if self.reader.kind()? == Kind::Object {
+                        list.push(Value::Object(self.object(TypeRef::schema())?));
+                    } else {
+                        self.reader.skip()?;
+                        list.push(Value::Object(Map::new()));
+                        self.fail::<()>("json: cannot unmarshal into Go value of type v1.JSONSchemaProps".into());
+                    }
+                }
+                Some(Value::Array(list))
+            }
+            (Shape::SchemaOrBool, Kind::Bool) => self.reader.literal()?.map(Value::Bool),
+            (Shape::SchemaOrBool, _) => {
+                self.reader.skip()?;
+                self.fail("boolean or JSON schema expected".into())
+            }
+            (Shape::SchemaOrStrings, Kind::Array) => Some(self.strings(ty)?),
+            (_, kind) => {
+                self.reader.skip()?;
+                self.mismatch(kind.word(), ty)
+            }
+        })
+    }
+
+    fn list(&mut self, inner: Ty) -> Result<Value, Syntax> {
+        self.reader.enter()?;
+        let mut list = Vec::new();
+        while self.reader.item(list.is_empty())? {
+            self.path.push(Step::Index(list.len()));
+            let value = self.value(inner)?;
+            self.path.pop();
+            list.push(value.unwrap_or_else(|| shape::zero(inner)));
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn strings(&mut self, ty: Ty) -> Result<Value, Syntax> {
+        self.reader.enter()?;
+        let mut list = Vec::new();
+        while self.reader.item(list.is_empty())? {
+            let text = match self.reader.kind()? {
+                Kind::String => self.reader.string()?.into_owned(),
+                other => {
+                    self.reader.skip()?;
+                    if other != Kind::Null {
+                        self.mismatch::<()>(other.word(), ty);
+                    }
+                    String::new()
+                }
+            };
+            list.push(Value::String(text));
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn map(&mut self, inner: Ty) -> Result<Value, Syntax> {
+        self.reader.enter()?;
+        let mut map = Map::new();
+        let mut first = true;
+        let structured = inner.object().is_some();
+        while let Some(key) = self.reader.key(first)? {
+            first = false;
+            let key = key.into_owned();
+            if structured {
+                self.path.push(Step::Key(key.clone()));
+            }
+            let value = self.value(inner)?.unwrap_or_else(|| shape::zero(inner));
+            if structured {
+                self.path.pop();
+            }
+            if self.strict && map.contains_key(&key) {
+                self.complain("duplicate", &key);
+            }
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+
+    fn integer(&mut self, ty: Ty, low: i64, high: i64) -> Result<Option<Value>, Syntax> {
+        let text = self.reader.number()?;
+        Ok(match text.parse::<i64>() {
+            Ok(number) if (low..=high).contains(&number) => Some(Value::from(number)),
+            _ => self.mismatch(&format!("number {text}"), ty),
+        })
+    }
+
+    fn leaf(&mut self, read: Result<String, String>) -> Option<Value> {
+        match read {
+            Ok(text) => Some(Value::String(text)),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn fail<T>(&mut self, error: String) -> Option<T> {
+        self.error.get_or_insert(error);
+        None
+    }
+
+    fn mismatch<T>(&mut self, found: &str, ty: Ty) -> Option<T> {
+        let mut owner = None;
+        let mut names = Vec::new();
+        for step in &self.path {
+            if let Step::Field(of, field) = step {
+                owner = Some(*of);
+                names.push(field.name());
+            }
+        }
+        let into = match owner {
+            Some(owner) => format!("Go struct field {}.{}", owner.name(), names.join(".")),
+            None => "Go value".into(),
+        };
+        self.fail(format!("json: cannot unmarshal {found} into {into} of type {}", ty.go()))
+    }
+
+    fn complain(&mut self, what: &str, key: &str) {
+        if !self.strict || self.complaints.len() >= MAX_COMPLAINTS {
+            return;
+        }
+        let mut path = String::new();
+        for step in &self.path {
+            match step {
+                Step::Index(index) => path.push_str(&format!("[{index}]")),
+                Step::Field(_, field) => push(&mut path, field.name()),
+                Step::Key(key) => push(&mut path, key),
+            }
+        }
+        push(&mut path, key);
+        let complaint = format!("{what} field {path:?}");
+        if !self.complaints.contains(&complaint) {
+            self.complaints.push(complaint);
+        }
+    }
+}
+
+fn push(path: &mut String, name: &str) {
+    if !path.is_empty() {
+        path.push('.');
+    }
+    path.push_str(name);
+}
