@@ -14,8 +14,28 @@ const ATOMIC_MAP: u16 = 32;
 const INLINE: u16 = 64;
 
 const SHAPES: &[&str] = &[
-    "string", "bytes", "bool", "int32", "int64", "double", "quantity", "intstr", "time", "microtime", "duration", "raw",
-    "json", "any", "fields", "schema-or-array", "schema-or-bool", "schema-or-strings", "items", "@", "[]", "{}",
+    "string",
+    "bytes",
+    "bool",
+    "int32",
+    "int64",
+    "double",
+    "quantity",
+    "intstr",
+    "time",
+    "microtime",
+    "duration",
+    "raw",
+    "json",
+    "any",
+    "fields",
+    "schema-or-array",
+    "schema-or-bool",
+    "schema-or-strings",
+    "items",
+    "@",
+    "[]",
+    "{}",
 ];
 
 #[derive(Default)]
@@ -87,7 +107,10 @@ impl<'a> Packer<'a> {
         } else {
             (text, 0, 0)
         };
-        let tag = SHAPES.iter().position(|s| *s == word).unwrap_or_else(|| panic!("no shape {word}")) as u8;
+        let tag = SHAPES
+            .iter()
+            .position(|s| *s == word)
+            .unwrap_or_else(|| panic!("no shape {word}")) as u8;
         let values = text.split_once(':').and_then(|(_, name)| self.enums.get(name).copied());
         let values = values.map_or(0, |v| self.strings.put(v));
         let id = self.shapes.len() as u16;
@@ -110,13 +133,20 @@ impl<'a> Packer<'a> {
         set(INLINE, line.name == "~");
         // Go drops an empty field for `omitempty`, but no struct is ever empty to it.
         let bare = line.ty.split(':').next().unwrap_or_default();
-        let structure = bare.starts_with('@') || matches!(bare, "quantity" | "intstr" | "time" | "microtime" | "duration" | "raw" | "json");
+        let structure = bare.starts_with('@')
+            || matches!(
+                bare,
+                "quantity" | "intstr" | "time" | "microtime" | "duration" | "raw" | "json"
+            );
         set(
             ALWAYS,
             !line.has("omitzero") && (!line.has("omit") || (structure && !pointer)),
         );
         let target = bare.strip_prefix('@').and_then(|id| types.iter().find(|t| t.id == id));
-        set(ATOMIC_MAP, line.value("map") == Some("atomic") || target.is_some_and(|t| t.atomic));
+        set(
+            ATOMIC_MAP,
+            line.value("map") == Some("atomic") || target.is_some_and(|t| t.atomic),
+        );
         let list: u8 = match line.value("list") {
             None => 0,
             Some("atomic") => 1,
@@ -161,7 +191,10 @@ fn flatten<'t>(ty: &'t Type<'t>, types: &'t [Type<'t>], found: &mut BTreeMap<&'t
     for line in &ty.fields {
         if line.name == "~" {
             let id = line.ty.trim_start_matches(['*', '@']);
-            let inner = types.iter().find(|t| t.id == id).unwrap_or_else(|| panic!("no type {id}"));
+            let inner = types
+                .iter()
+                .find(|t| t.id == id)
+                .unwrap_or_else(|| panic!("no type {id}"));
             flatten(inner, types, found);
         }
     }
@@ -196,7 +229,12 @@ fn main() {
             name => {
                 let number = words.next().and_then(|n| n.parse().ok()).unwrap_or(0);
                 let ty = words.next().expect("a field has a type");
-                let made = Line { name, number, ty, words: words.collect() };
+                let made = Line {
+                    name,
+                    number,
+                    ty,
+                    words: words.collect(),
+                };
                 types.last_mut().expect("a field follows a type").fields.push(made);
             }
         }
@@ -227,7 +265,9 @@ fn main() {
         let mut meta = 0;
         if let Some(gvk) = ty.gvk {
             let parts: Vec<&str> = gvk.split('/').collect();
-            let [group, version, kind] = parts[..] else { panic!("{gvk}") };
+            let [group, version, kind] = parts[..] else {
+                panic!("{gvk}")
+            };
             let stored = if group == "*" { "" } else { group };
             meta = u32::from(group == "*");
             group_version = (packer.strings.put(stored), packer.strings.put(version));
@@ -241,7 +281,9 @@ fn main() {
         for line in flat.values().copied().chain(wire.iter().copied()) {
             packer.field(line, &types, &mut packed_fields);
         }
-        fields = fields.checked_add((flat.len() + wire.len()) as u16).expect("fewer than 65,536 fields");
+        fields = fields
+            .checked_add((flat.len() + wire.len()) as u16)
+            .expect("fewer than 65,536 fields");
     }
     let mut packed_kinds = Vec::new();
     for (group, version, kind, ty) in &kinds {
@@ -250,7 +292,13 @@ fn main() {
         }
         packed_kinds.extend(u32::from(*ty).to_le_bytes());
     }
-    let sections = [packed_types, packed_fields, packer.packed_shapes, packed_kinds, packer.strings.bytes];
+    let sections = [
+        packed_types,
+        packed_fields,
+        packer.packed_shapes,
+        packed_kinds,
+        packer.strings.bytes,
+    ];
     let mut out = Vec::new();
     let mut at = 4 * sections.len() as u32;
     for section in &sections {

@@ -420,7 +420,10 @@ fn render(packages: &BTreeMap<String, Package>) -> String {
                 let mut values = values.clone();
                 values.sort();
                 values.dedup();
-                let values: Vec<String> = values.iter().map(|v| if v.is_empty() { "\"\"".into() } else { v.clone() }).collect();
+                let values: Vec<String> = values
+                    .iter()
+                    .map(|v| if v.is_empty() { "\"\"".into() } else { v.clone() })
+                    .collect();
                 let id = format!("{}.{name}", package.id);
                 blocks.insert(id.clone(), format!("! {id} {}", values.join("|")));
             }
@@ -479,7 +482,10 @@ fn field(member: &Member, packages: &BTreeMap<String, Package>) -> Option<String
             .filter_map(|m| m.strip_prefix(key).and_then(|m| m.strip_prefix('=')))
             .collect()
     };
-    let list = all("listType").first().copied().or(all("k8s:listType").first().copied());
+    let list = all("listType")
+        .first()
+        .copied()
+        .or(all("k8s:listType").first().copied());
     if let Some(list) = list {
         let _ = write!(line, " list={list}");
     }
@@ -493,11 +499,19 @@ fn field(member: &Member, packages: &BTreeMap<String, Package>) -> Option<String
     if let Some(map) = all("mapType").first().or(all("structType").first()) {
         let _ = write!(line, " map={map}");
     }
-    let patch = member.tags.get("patchStrategy").map(String::as_str).or(all("patchStrategy").first().copied());
+    let patch = member
+        .tags
+        .get("patchStrategy")
+        .map(String::as_str)
+        .or(all("patchStrategy").first().copied());
     if let Some(patch) = patch {
         let _ = write!(line, " patch={patch}");
     }
-    let key = member.tags.get("patchMergeKey").map(String::as_str).or(all("patchMergeKey").first().copied());
+    let key = member
+        .tags
+        .get("patchMergeKey")
+        .map(String::as_str)
+        .or(all("patchMergeKey").first().copied());
     if let Some(key) = key {
         let _ = write!(line, " mkey={key}");
     }

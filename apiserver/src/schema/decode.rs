@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::json::{Kind, Reader, Syntax, number};
+use super::json::{Kind, Reader, Syntax};
 use super::table::{Field, Shape, Ty, TypeRef, type_of};
 use super::{leaf, shape, yaml};
 use crate::object::Object;
@@ -56,7 +56,13 @@ pub struct Decoded {
 const MAX_COMPLAINTS: usize = 100;
 
 /// Reads the body of a request about `expected`, whose type is `ty`.
-pub fn decode(ty: TypeRef, expected: Gvk<'_>, format: Format, body: &[u8], mode: Validation) -> Result<Decoded, Status> {
+pub fn decode(
+    ty: TypeRef,
+    expected: Gvk<'_>,
+    format: Format,
+    body: &[u8],
+    mode: Validation,
+) -> Result<Decoded, Status> {
     let mut from_yaml = Vec::new();
     let json = match format {
         Format::Json => Cow::Borrowed(body),
@@ -90,14 +96,24 @@ pub fn decode(ty: TypeRef, expected: Gvk<'_>, format: Format, body: &[u8], mode:
     if let Some(error) = decoder.error {
         return Err(refuse(&error));
     }
+    if format == Format::Yaml {
+        // Reported once already, with their line.
+        decoder.complaints.retain(|c| !c.starts_with("duplicate"));
+    }
     let mut complaints = from_yaml;
     complaints.append(&mut decoder.complaints);
     match mode {
         Validation::Strict if !complaints.is_empty() => {
             Err(refuse(&format!("strict decoding error: {}", complaints.join(", "))))
         }
-        Validation::Warn => Ok(Decoded { object, warnings: complaints }),
-        _ => Ok(Decoded { object, warnings: Vec::new() }),
+        Validation::Warn => Ok(Decoded {
+            object,
+            warnings: complaints,
+        }),
+        _ => Ok(Decoded {
+            object,
+            warnings: Vec::new(),
+        }),
     }
 }
 
@@ -130,7 +146,9 @@ fn name_kind(object: &mut Object, ty: TypeRef, expected: Gvk<'_>) -> Result<(), 
         return Ok(());
     }
     if version.contains('/') {
-        return Err(Status::bad_request(format!("unexpected GroupVersion string: {api_version}")));
+        return Err(Status::bad_request(format!(
+            "unexpected GroupVersion string: {api_version}"
+        )));
     }
     let what = match type_of(group, version, kind) {
         None => format!(
@@ -152,7 +170,10 @@ fn name_kind(object: &mut Object, ty: TypeRef, expected: Gvk<'_>) -> Result<(), 
             expected.kind
         ),
     };
-    Err(Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {}: {what}", expected.kind)))
+    Err(Status::bad_request(format!(
+        "{kind} in version {version:?} cannot be handled as a {}: {what}",
+        expected.kind
+    )))
 }
 
 /// The body is nothing whose kind can be read.
@@ -167,7 +188,10 @@ fn unrecognized(expected: Gvk<'_>, body: &[u8], what: &str) -> Status {
     if body.len() > SHOWN {
         summary.push_str(" ...");
     }
-    Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {what} ({summary})", expected.kind))
+    Status::bad_request(format!(
+        "the object provided is unrecognized (must be of type {}): {what} ({summary})",
+        expected.kind
+    ))
 }
 
 enum Root {
@@ -199,7 +223,13 @@ struct Decoder<'a> {
 
 impl<'a> Decoder<'a> {
     fn new(bytes: &'a [u8], strict: bool) -> Self {
-        Decoder { reader: Reader::new(bytes), strict, path: Vec::new(), error: None, complaints: Vec::new() }
+        Decoder {
+            reader: Reader::new(bytes),
+            strict,
+            path: Vec::new(),
+            error: None,
+            complaints: Vec::new(),
+        }
     }
 
     fn root(&mut self, ty: TypeRef) -> Result<Map<String, Value>, Root> {
@@ -304,16 +334,24 @@ impl<'a> Decoder<'a> {
                 let text = self.reader.number()?;
                 match text.parse::<i32>() {
                     Ok(number) => Some(Value::from(number)),
-                    Err(_) => self.fail(format!("json: cannot unmarshal number {text} into Go value of type int32")),
+                    Err(_) => self.fail(format!(
+                        "json: cannot unmarshal number {text} into Go value of type int32"
+                    )),
                 }
             }
             (Shape::IntOrString, other) => {
                 self.reader.skip()?;
-                self.fail(format!("json: cannot unmarshal {} into Go value of type int32", other.word()))
+                self.fail(format!(
+                    "json: cannot unmarshal {} into Go value of type int32",
+                    other.word()
+                ))
             }
             (Shape::Time | Shape::MicroTime | Shape::Duration, other) => {
                 self.reader.skip()?;
-                self.fail(format!("json: cannot unmarshal {} into Go value of type string", other.word()))
+                self.fail(format!(
+                    "json: cannot unmarshal {} into Go value of type string",
+                    other.word()
+                ))
             }
             (Shape::Raw | Shape::Json | Shape::Any | Shape::Fields, _) => Some(self.reader.any()?),
             (Shape::SchemaOrArray | Shape::SchemaOrBool | Shape::SchemaOrStrings, Kind::Object) => {
@@ -433,7 +471,10 @@ impl<'a> Decoder<'a> {
             Some(owner) => format!("Go struct field {}.{}", owner.name(), names.join(".")),
             None => "Go value".into(),
         };
-        self.fail(format!("json: cannot unmarshal {found} into {into} of type {}", ty.go()))
+        self.fail(format!(
+            "json: cannot unmarshal {found} into {into} of type {}",
+            ty.go()
+        ))
     }
 
     fn complain(&mut self, what: &str, key: &str) {
@@ -461,4 +502,194 @@ fn push(path: &mut String, name: &str) {
         path.push('.');
     }
     path.push_str(name);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn gvk(group: &'static str, version: &'static str, kind: &'static str) -> (TypeRef, Gvk<'static>) {
+        (type_of(group, version, kind).unwrap(), Gvk { group, version, kind })
+    }
+
+    fn pod(text: &str, mode: Validation) -> Result<Decoded, String> {
+        let (ty, gvk) = gvk("", "v1", "Pod");
+        decode(ty, gvk, Format::Json, text.as_bytes(), mode).map_err(|s| s.message)
+    }
+
+    #[test]
+    fn values_of_a_wrong_type_are_refused_in_the_words_of_go() {
+        let cases = [
+            (
+                r#"{"spec":{"containers":[{"name":1}]}}"#,
+                "json: cannot unmarshal number into Go struct field Container.spec.containers.name of type string",
+            ),
+            (
+                r#"{"spec":{"terminationGracePeriodSeconds":"x"}}"#,
+                "json: cannot unmarshal string into Go struct field PodSpec.spec.terminationGracePeriodSeconds of type int64",
+            ),
+            (
+                r#"{"spec":{"priority":3000000000}}"#,
+                "json: cannot unmarshal number 3000000000 into Go struct field PodSpec.spec.priority of type int32",
+            ),
+            (
+                r#"{"spec":{"priority":1.0}}"#,
+                "json: cannot unmarshal number 1.0 into Go struct field PodSpec.spec.priority of type int32",
+            ),
+            (
+                r#"{"metadata":{"labels":{"a":1}}}"#,
+                "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string",
+            ),
+            (
+                r#"{"spec":[]}"#,
+                "json: cannot unmarshal array into Go struct field Pod.spec of type v1.PodSpec",
+            ),
+            (
+                r#"{"spec":{"containers":["x"]}}"#,
+                "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type v1.Container",
+            ),
+            (
+                r#"{"spec":{"containers":{}}}"#,
+                "json: cannot unmarshal object into Go struct field PodSpec.spec.containers of type []v1.Container",
+            ),
+            (
+                r#"{"spec":{"restartPolicy":true}}"#,
+                "json: cannot unmarshal bool into Go struct field PodSpec.spec.restartPolicy of type v1.RestartPolicy",
+            ),
+            (
+                r#"{"metadata":{"creationTimestamp":"x"}}"#,
+                r#"parsing time "x" as "2006-01-02T15:04:05Z07:00": cannot parse "x" as "2006""#,
+            ),
+            (
+                r#"{"spec":{"containers":[{"resources":{"limits":{"cpu":"x"}}}]}}"#,
+                "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+            ),
+        ];
+        for (text, want) in cases {
+            let want = format!("Pod in version \"v1\" cannot be handled as a Pod: {want}");
+            assert_eq!(pod(text, Validation::Strict).unwrap_err(), want);
+        }
+    }
+
+    #[test]
+    fn bodies_without_a_kind_of_ours_are_refused() {
+        for (text, want) in [
+            (
+                "",
+                "the object provided is unrecognized (must be of type Pod): couldn't get version/kind; json parse error: unexpected end of JSON input (<empty>)",
+            ),
+            (
+                "{",
+                "the object provided is unrecognized (must be of type Pod): couldn't get version/kind; json parse error: unexpected end of JSON input ({)",
+            ),
+            (
+                "hé",
+                "the object provided is unrecognized (must be of type Pod): couldn't get version/kind; json parse error: invalid character 'h' looking for beginning of value (68c3a9)",
+            ),
+            (
+                r#"{"kind":"Foo","apiVersion":"v1"}"#,
+                r#"Foo in version "v1" cannot be handled as a Pod: no kind "Foo" is registered for version "v1" in scheme "pkg/api/legacyscheme/scheme.go:30""#,
+            ),
+            (
+                r#"{"kind":"Deployment","apiVersion":"apps/v1"}"#,
+                r#"Deployment in version "v1" cannot be handled as a Pod: converting (v1.Deployment) to (core.Pod): unknown conversion"#,
+            ),
+        ] {
+            assert_eq!(pod(text, Validation::Ignore).unwrap_err(), want);
+        }
+        let (ty, expected) = gvk("apps", "v1", "Deployment");
+        let body = br#"{"kind":"Deployment","apiVersion":"apps/v1beta1"}"#;
+        assert_eq!(
+            decode(ty, expected, Format::Json, body, Validation::Ignore)
+                .unwrap_err()
+                .message,
+            "the API version in the data (apps/v1beta1) does not match the expected API version (apps/v1)"
+        );
+    }
+
+    #[test]
+    fn unknown_and_duplicate_fields_are_ignored_warned_of_or_refused() {
+        let text = r#"{"spec":{"foo":1,"containers":[{"name":"a","bar":{}},{"name":"b","bar":{}}],"nodeName":"x","nodeName":"y"},"metadata":{"labels":{"a":"1","a":"2"}}}"#;
+        assert_eq!(pod(text, Validation::Ignore).unwrap().warnings, Vec::<String>::new());
+        let fields = [
+            r#"unknown field "spec.foo""#,
+            r#"unknown field "spec.containers[0].bar""#,
+            r#"unknown field "spec.containers[1].bar""#,
+            r#"duplicate field "spec.nodeName""#,
+            r#"duplicate field "metadata.labels.a""#,
+        ];
+        let read = pod(text, Validation::Warn).unwrap();
+        assert_eq!(read.warnings, fields);
+        assert_eq!(read.object.str_at(&["spec", "nodeName"]), "y");
+        assert!(read.object.at(&["spec", "foo"]).is_none());
+        assert_eq!(
+            pod(text, Validation::Strict).unwrap_err(),
+            format!(
+                "Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: {}",
+                fields.join(", ")
+            )
+        );
+    }
+
+    #[test]
+    fn what_is_kept_is_what_a_typed_server_keeps() {
+        for (kind, body, want) in [
+            (
+                ("", "v1", "Pod"),
+                json!({"metadata": {"name": "x", "labels": {}, "annotations": null, "creationTimestamp": null}, "spec": {
+                    "hostNetwork": false, "terminationGracePeriodSeconds": 0, "volumes": [], "tolerations": null,
+                    "containers": [{"name": "c", "resources": {"limits": {"cpu": "1000m", "memory": "1024Mi", "x": 0.5}}, "args": [null]}]}}),
+                json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "status": {}, "spec": {
+                    "terminationGracePeriodSeconds": 0,
+                    "containers": [{"name": "c", "resources": {"limits": {"cpu": "1", "memory": "1Gi", "x": "500m"}}, "args": [""]}]}}),
+            ),
+            (
+                ("rbac.authorization.k8s.io", "v1", "ClusterRole"),
+                json!({"metadata": {"name": "x"}, "rules": []}),
+                json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "x"}, "rules": null}),
+            ),
+            (
+                ("apps", "v1", "Deployment"),
+                json!({"spec": {"replicas": 0}}),
+                json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {}, "status": {}, "spec": {
+                    "replicas": 0, "selector": null, "strategy": {}, "template": {"metadata": {}, "spec": {"containers": null}}}}),
+            ),
+            (
+                ("", "v1", "Secret"),
+                json!({"data": {"a": "YQ==", "b": ""}}),
+                json!({"apiVersion": "v1", "kind": "Secret", "metadata": {}, "data": {"a": "YQ==", "b": ""}}),
+            ),
+        ] {
+            let (ty, gvk) = gvk(kind.0, kind.1, kind.2);
+            let read = decode(
+                ty,
+                gvk,
+                Format::Json,
+                &serde_json::to_vec(&body).unwrap(),
+                Validation::Strict,
+            )
+            .unwrap();
+            assert_eq!(Value::Object(read.object.0), want);
+        }
+    }
+
+    #[test]
+    fn yaml_bodies_read_like_json_ones() {
+        let (ty, gvk) = gvk("", "v1", "Pod");
+        let body = b"kind: Pod\nspec:\n  priority: 1\n  foo: 1\n  containers:\n  - name: a\n    name: b\n";
+        let read = decode(ty, gvk, Format::Yaml, body, Validation::Warn).unwrap();
+        assert_eq!(
+            read.warnings,
+            [
+                "yaml: unmarshal errors:\n  line 7: key \"name\" already set in map",
+                "unknown field \"spec.foo\""
+            ]
+        );
+        assert_eq!(read.object.at(&["spec", "priority"]), Some(&json!(1)));
+        let error = decode(ty, gvk, Format::Yaml, b"just text", Validation::Warn)
+            .unwrap_err()
+            .message;
+        assert!(error.starts_with("the object provided is unrecognized (must be of type Pod): couldn't get version/kind; json parse error: json: cannot unmarshal string into Go value of type struct"), "{error}");
+    }
 }

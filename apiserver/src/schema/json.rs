@@ -6,15 +6,15 @@ use std::borrow::Cow;
 use serde_json::{Map, Number, Value};
 
 /// Values nested deeper are refused: reading and dropping them recurses.
-pub const MAX_DEPTH: usize = 512;
+pub(super) const MAX_DEPTH: usize = 512;
 
 /// The body is not JSON. Displays as Go's `SyntaxError`.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Syntax(String);
+pub(super) struct Syntax(String);
 
 #[derive(Debug)]
-pub struct Reader<'a> {
+pub(super) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     depth: usize,
@@ -22,7 +22,7 @@ pub struct Reader<'a> {
 
 /// What a value is, seen from its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     Object,
     Array,
     String,
@@ -33,7 +33,7 @@ pub enum Kind {
 
 impl Kind {
     /// Go's word for it in `cannot unmarshal …`.
-    pub fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Kind::Object => "object",
             Kind::Array => "array",
@@ -46,7 +46,7 @@ impl Kind {
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(bytes: &'a [u8]) -> Self {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
         Reader { bytes, at: 0, depth: 0 }
     }
 
@@ -64,7 +64,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The kind of the next value; white space before it is skipped.
-    pub fn kind(&mut self) -> Result<Kind, Syntax> {
+    pub(super) fn kind(&mut self) -> Result<Kind, Syntax> {
         self.space();
         match self.bytes.get(self.at) {
             Some(b'{') => Ok(Kind::Object),
@@ -87,19 +87,14 @@ impl<'a> Reader<'a> {
     }
 
     /// Steps into an object whose kind was just seen.
-    pub fn enter(&mut self) -> Result<(), Syntax> {
+    pub(super) fn enter(&mut self) -> Result<(), Syntax> {
         self.deeper()
     }
 
     /// The next key of the object entered, or `None` at its end. `first` is true until a key was read.
-    pub fn key(&mut self, first: bool) -> Result<Option<Cow<'a, str>>, Syntax> {
+    pub(super) fn key(&mut self, first: bool) -> Result<Option<Cow<'a, str>>, Syntax> {
         self.space();
         match self.bytes.get(self.at) {
-            Some(b'}') if first => {
-                self.at += 1;
-                self.depth -= 1;
-                return Ok(None);
-            }
             Some(b'}') => {
                 self.at += 1;
                 self.depth -= 1;
@@ -125,7 +120,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether another item follows in the array entered.
-    pub fn item(&mut self, first: bool) -> Result<bool, Syntax> {
+    pub(super) fn item(&mut self, first: bool) -> Result<bool, Syntax> {
         self.space();
         match self.bytes.get(self.at) {
             Some(b']') => {
@@ -147,7 +142,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A string whose opening quote is next.
-    pub fn string(&mut self) -> Result<Cow<'a, str>, Syntax> {
+    pub(super) fn string(&mut self) -> Result<Cow<'a, str>, Syntax> {
         self.at += 1;
         let start = self.at;
         loop {
@@ -231,7 +226,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The text of a number whose first byte is next.
-    pub fn number(&mut self) -> Result<&'a str, Syntax> {
+    pub(super) fn number(&mut self) -> Result<&'a str, Syntax> {
         let start = self.at;
         let digits = |reader: &mut Self| {
             let before = reader.at;
@@ -267,7 +262,7 @@ impl<'a> Reader<'a> {
     }
 
     /// `true`, `false` or `null`, by its first byte.
-    pub fn literal(&mut self) -> Result<Option<bool>, Syntax> {
+    pub(super) fn literal(&mut self) -> Result<Option<bool>, Syntax> {
         let (word, value) = match self.bytes.get(self.at) {
             Some(b't') => ("true", Some(true)),
             Some(b'f') => ("false", Some(false)),
@@ -285,7 +280,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Any value, kept whole.
-    pub fn any(&mut self) -> Result<Value, Syntax> {
+    pub(super) fn any(&mut self) -> Result<Value, Syntax> {
         Ok(match self.kind()? {
             Kind::Object => {
                 self.enter()?;
@@ -313,7 +308,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Steps over a value.
-    pub fn skip(&mut self) -> Result<(), Syntax> {
+    pub(super) fn skip(&mut self) -> Result<(), Syntax> {
         match self.kind()? {
             Kind::Object => {
                 self.enter()?;
@@ -339,7 +334,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Nothing but white space may follow.
-    pub fn end(&mut self) -> Result<(), Syntax> {
+    pub(super) fn end(&mut self) -> Result<(), Syntax> {
         self.space();
         if self.at < self.bytes.len() {
             return self.wrong("after top-level value");
@@ -349,7 +344,7 @@ impl<'a> Reader<'a> {
 }
 
 /// A number as serde_json keeps it: whole numbers as integers, the rest as floats.
-pub fn number(text: &str) -> Value {
+pub(super) fn number(text: &str) -> Value {
     if let Ok(number) = text.parse::<i64>() {
         return Value::from(number);
     }
@@ -400,7 +395,10 @@ mod tests {
             (r#"{"a""#, "unexpected end of JSON input"),
             (r#"{"a"]"#, "invalid character ']' after object key"),
             (r#"{"a":1]"#, "invalid character ']' after object key:value pair"),
-            (r#"{"a":1,}"#, "invalid character '}' looking for beginning of object key string"),
+            (
+                r#"{"a":1,}"#,
+                "invalid character '}' looking for beginning of object key string",
+            ),
             ("[1 2]", "invalid character '2' after array element"),
             ("[1,]", "invalid character ']' looking for beginning of value"),
             ("tru", "unexpected end of JSON input"),
@@ -411,7 +409,10 @@ mod tests {
             ("01", "invalid character '1' after top-level value"),
             ("\"a\nb\"", r"invalid character '\n' in string literal"),
             (r#""\q""#, "invalid character 'q' in string escape code"),
-            (r#""\u12g4""#, r"invalid character 'g' in \u hexadecimal character escape"),
+            (
+                r#""\u12g4""#,
+                r"invalid character 'g' in \u hexadecimal character escape",
+            ),
             ("'", r"invalid character '\'' looking for beginning of value"),
         ] {
             assert_eq!(read(text).unwrap_err(), want, "{text}");

@@ -23,13 +23,18 @@ pub(super) fn time(text: &str) -> Result<String, String> {
 /// The same with six digits of a second.
 pub(super) fn micro_time(text: &str) -> Result<String, String> {
     let at = rfc3339(text, MICROS, true)?;
-    Ok(Offset::UTC.to_datetime(at).strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string())
+    Ok(Offset::UTC
+        .to_datetime(at)
+        .strftime("%Y-%m-%dT%H:%M:%S.%6fZ")
+        .to_string())
 }
 
 /// Go's `time.Parse` for the two layouts; `micros` requires exactly six digits of a second.
 fn rfc3339(text: &str, layout: &str, micros: bool) -> Result<Timestamp, String> {
     let fail = |rest: &str, element: &str| {
-        Err(format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {element:?}"))
+        Err(format!(
+            "parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {element:?}"
+        ))
     };
     let bytes = text.as_bytes();
     let mut at = 0;
@@ -98,12 +103,23 @@ fn rfc3339(text: &str, layout: &str, micros: bool) -> Result<Timestamp, String> 
     for i in 0..9 {
         nanos = nanos * 10 + digits.as_bytes().get(i).map_or(0, |d| i32::from(d - b'0'));
     }
-    let civil = jiff::civil::DateTime::new(year, number(5, 7), number(8, 10), number(11, 13), number(14, 16), number(17, 19), nanos)
-        .map_err(|_| format!("parsing time {text:?}: day out of range"))?;
+    let civil = jiff::civil::DateTime::new(
+        year,
+        number(5, 7),
+        number(8, 10),
+        number(11, 13),
+        number(14, 16),
+        number(17, 19),
+        nanos,
+    )
+    .map_err(|_| format!("parsing time {text:?}: day out of range"))?;
     Offset::UTC
         .to_timestamp(civil)
         .ok()
-        .and_then(|t| t.checked_sub(jiff::SignedDuration::from_secs(i64::from(seconds_east))).ok())
+        .and_then(|t| {
+            t.checked_sub(jiff::SignedDuration::from_secs(i64::from(seconds_east)))
+                .ok()
+        })
         .ok_or_else(|| format!("parsing time {text:?}: day out of range"))
 }
 
@@ -134,7 +150,9 @@ pub(super) fn duration(text: &str) -> Result<i64, String> {
         if digits.is_empty() && fraction.is_empty() {
             return Err(invalid());
         }
-        let end = rest.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| c == '.' || c.is_ascii_digit())
+            .unwrap_or(rest.len());
         let unit = &rest[..end];
         let scale: i128 = match unit {
             "" => return Err(format!("time: missing unit in duration {text:?}")),
@@ -147,8 +165,15 @@ pub(super) fn duration(text: &str) -> Result<i64, String> {
             _ => return Err(format!("time: unknown unit {unit:?} in duration {text:?}")),
         };
         rest = &rest[end..];
-        let value: i128 = if digits.is_empty() { 0 } else { digits.parse().map_err(|_| invalid())? };
-        total = value.checked_mul(scale).and_then(|v| v.checked_add(total)).ok_or_else(invalid)?;
+        let value: i128 = if digits.is_empty() {
+            0
+        } else {
+            digits.parse().map_err(|_| invalid())?
+        };
+        total = value
+            .checked_mul(scale)
+            .and_then(|v| v.checked_add(total))
+            .ok_or_else(invalid)?;
         let mut part = scale;
         for digit in fraction.bytes() {
             part /= 10;
@@ -168,7 +193,11 @@ pub(super) fn print_duration(nanos: i64) -> String {
     let fraction = |value: u64, scale: u64, digits: usize| {
         let rest = format!("{:0digits$}", value % scale);
         let rest = rest.trim_end_matches('0');
-        if rest.is_empty() { format!("{}", value / scale) } else { format!("{}.{rest}", value / scale) }
+        if rest.is_empty() {
+            format!("{}", value / scale)
+        } else {
+            format!("{}.{rest}", value / scale)
+        }
     };
     match n {
         0 => "0s".into(),
@@ -222,27 +251,61 @@ mod tests {
             ("2026-01-02T03:04:05Z", Ok("2026-01-02T03:04:05Z")),
             ("2026-01-02T03:04:05.999Z", Ok("2026-01-02T03:04:05Z")),
             ("2026-01-02T03:04:05+02:00", Ok("2026-01-02T01:04:05Z")),
-            ("2026-01-02", Err(r#"parsing time "2026-01-02" as "2006-01-02T15:04:05Z07:00": cannot parse "" as "T""#)),
-            ("x", Err(r#"parsing time "x" as "2006-01-02T15:04:05Z07:00": cannot parse "x" as "2006""#)),
-            ("", Err(r#"parsing time "" as "2006-01-02T15:04:05Z07:00": cannot parse "" as "2006""#)),
-            ("2026-13-02T03:04:05Z", Err(r#"parsing time "2026-13-02T03:04:05Z": month out of range"#)),
-            ("2026-02-30T03:04:05Z", Err(r#"parsing time "2026-02-30T03:04:05Z": day out of range"#)),
-            ("2026-01-02T03:04:05", Err(r#"parsing time "2026-01-02T03:04:05" as "2006-01-02T15:04:05Z07:00": cannot parse "" as "Z07:00""#)),
+            (
+                "2026-01-02",
+                Err(r#"parsing time "2026-01-02" as "2006-01-02T15:04:05Z07:00": cannot parse "" as "T""#),
+            ),
+            (
+                "x",
+                Err(r#"parsing time "x" as "2006-01-02T15:04:05Z07:00": cannot parse "x" as "2006""#),
+            ),
+            (
+                "",
+                Err(r#"parsing time "" as "2006-01-02T15:04:05Z07:00": cannot parse "" as "2006""#),
+            ),
+            (
+                "2026-13-02T03:04:05Z",
+                Err(r#"parsing time "2026-13-02T03:04:05Z": month out of range"#),
+            ),
+            (
+                "2026-02-30T03:04:05Z",
+                Err(r#"parsing time "2026-02-30T03:04:05Z": day out of range"#),
+            ),
+            (
+                "2026-01-02T03:04:05",
+                Err(
+                    r#"parsing time "2026-01-02T03:04:05" as "2006-01-02T15:04:05Z07:00": cannot parse "" as "Z07:00""#,
+                ),
+            ),
         ] {
             assert_eq!(time(text).as_deref().map_err(String::as_str), want, "{text}");
         }
         assert_eq!(micro_time("2026-01-02T03:04:05.1234567Z").is_err(), true);
-        assert_eq!(micro_time("2026-01-02T03:04:05.120000Z").unwrap(), "2026-01-02T03:04:05.120000Z");
+        assert_eq!(
+            micro_time("2026-01-02T03:04:05.120000Z").unwrap(),
+            "2026-01-02T03:04:05.120000Z"
+        );
     }
 
     #[test]
     fn durations_read_and_print_as_go_does() {
-        for (text, want) in [("1h", "1h0m0s"), ("90s", "1m30s"), ("1.5s", "1.5s"), ("100ms", "100ms"), ("-1m", "-1m0s"), ("0", "0s"), ("1us", "1µs")] {
+        for (text, want) in [
+            ("1h", "1h0m0s"),
+            ("90s", "1m30s"),
+            ("1.5s", "1.5s"),
+            ("100ms", "100ms"),
+            ("-1m", "-1m0s"),
+            ("0", "0s"),
+            ("1us", "1µs"),
+        ] {
             assert_eq!(print_duration(duration(text).unwrap()), want);
         }
         assert_eq!(duration("x").unwrap_err(), "time: invalid duration \"x\"");
         assert_eq!(duration("1").unwrap_err(), "time: missing unit in duration \"1\"");
-        assert_eq!(duration("1y").unwrap_err(), "time: unknown unit \"y\" in duration \"1y\"");
+        assert_eq!(
+            duration("1y").unwrap_err(),
+            "time: unknown unit \"y\" in duration \"1y\""
+        );
     }
 
     #[test]

@@ -37,7 +37,11 @@ fn is_empty(ty: Ty, value: &Value) -> bool {
 pub(super) fn fill(ty: TypeRef, map: &mut Map<String, Value>) {
     for field in ty.fields() {
         if field.is_always() && !map.contains_key(field.name()) {
-            let value = if field.is_pointer() { Value::Null } else { zero(field.ty()) };
+            let value = if field.is_pointer() {
+                Value::Null
+            } else {
+                zero(field.ty())
+            };
             map.insert(field.name().to_owned(), value);
         }
     }

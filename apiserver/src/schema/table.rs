@@ -378,7 +378,10 @@ impl Ty {
     /// The values of an enumeration.
     pub fn values(self) -> impl Iterator<Item = &'static str> {
         let values = text(u32_at(self.at() + 8));
-        values.split('|').filter(move |_| !values.is_empty()).map(|v| if v == "\"\"" { "" } else { v })
+        values
+            .split('|')
+            .filter(move |_| !values.is_empty())
+            .map(|v| if v == "\"\"" { "" } else { v })
     }
     /// As Go prints a struct type.
     pub(super) fn go_of(ty: TypeRef) -> &'static str {
@@ -435,8 +438,18 @@ mod tests {
             for field in ty.fields().chain(ty.wire()) {
                 assert!(!field.name().is_empty());
                 assert!(!format!("{field:?}{}", field.ty().go()).is_empty());
-                let _ = (field.keys().count(), field.patch(), field.merge_key(), field.list_type());
-                assert!(field.default().is_none_or(|d| serde_json::from_str::<serde_json::Value>(d).is_ok()), "{field:?}");
+                let _ = (
+                    field.keys().count(),
+                    field.patch(),
+                    field.merge_key(),
+                    field.list_type(),
+                );
+                assert!(
+                    field
+                        .default()
+                        .is_none_or(|d| serde_json::from_str::<serde_json::Value>(d).is_ok()),
+                    "{field:?}"
+                );
                 fields += 1;
             }
             for field in ty.fields() {
@@ -461,11 +474,21 @@ mod tests {
         assert_eq!(ports.keys().collect::<Vec<_>>(), ["containerPort", "protocol"]);
         assert_eq!(ports.list_type(), ListType::Map);
         let volume = spec.field("volumes").unwrap();
-        assert_eq!(volume.patch(), Patch { merge: true, retain_keys: true, replace: false });
+        assert_eq!(
+            volume.patch(),
+            Patch {
+                merge: true,
+                retain_keys: true,
+                replace: false
+            }
+        );
         assert!(volume.ty().object().unwrap().field("hostPath").unwrap().is_pointer());
         let policy = containers.ty().object().unwrap().field("imagePullPolicy").unwrap();
         assert_eq!(policy.ty().go(), "v1.PullPolicy");
-        assert_eq!(policy.ty().values().collect::<Vec<_>>(), ["Always", "IfNotPresent", "Never"]);
+        assert_eq!(
+            policy.ty().values().collect::<Vec<_>>(),
+            ["Always", "IfNotPresent", "Never"]
+        );
     }
 
     #[test]
@@ -473,6 +496,9 @@ mod tests {
         let options = type_of("", "v1", "DeleteOptions").unwrap();
         assert_eq!(type_of("apps", "v1", "DeleteOptions"), Some(options));
         assert_eq!(type_of("apps", "v1", "Pod"), None);
-        assert_eq!(type_of("autoscaling", "v1", "Scale").unwrap().id(), "autoscaling/v1.Scale");
+        assert_eq!(
+            type_of("autoscaling", "v1", "Scale").unwrap().id(),
+            "autoscaling/v1.Scale"
+        );
     }
 }
