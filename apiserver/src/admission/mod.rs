@@ -2,6 +2,8 @@
 //! Comes in: the attributes of the request and the object. Goes out: the object changed, or a refusal. Reads the cluster
 //! through the registry's caches; never writes an object of its own but reservations, which it undoes when the write fails.
 
+use std::sync::Mutex;
+
 use futures::future::BoxFuture;
 
 use crate::identity::User;
@@ -30,6 +32,38 @@ pub struct Attributes<'a> {
     /// May be empty on a create with generateName.
     pub name: &'a str,
     pub dry_run: bool,
+    /// What the client is told in Warning headers though the write goes on.
+    pub warnings: &'a Mutex<Vec<String>>,
+}
+
+impl Attributes<'_> {
+    /// Whether this is about `plural` of `group` itself, not about a subresource.
+    pub fn is(&self, group: &str, plural: &str) -> bool {
+        self.is_any(group, plural) && self.subresource.is_empty()
+    }
+    /// Whether this is about `plural` of `group` or a subresource of it.
+    pub fn is_any(&self, group: &str, plural: &str) -> bool {
+        *self.resource.group == *group && *self.resource.plural == *plural
+    }
+    pub fn warn(&self, warning: String) {
+        let mut warnings = self.warnings.lock().expect("nothing panics while it holds this");
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+    /// 403 as admission.NewForbidden (1.36) words it: an object that has no name yet is called by its prefix.
+    pub fn forbidden(&self, object: Option<&Object>, why: &str) -> Status {
+        let named = object.map(|object| match object.name() {
+            "" => object.generate_name(),
+            name => name,
+        });
+        let name = match (self.name, named) {
+            ("", Some("") | None) => "Unknown!",
+            ("", Some(name)) => name,
+            (name, _) => name,
+        };
+        Status::forbidden(self.resource.about(), name, why)
+    }
 }
 
 /// One admission rule. Both run again on every retry of an update, so both must be idempotent.
