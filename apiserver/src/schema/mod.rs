@@ -7,13 +7,17 @@
 //! ```
 
 mod decode;
+mod defaults;
 mod json;
 mod leaf;
+#[cfg(test)]
+mod parity;
 mod shape;
 pub mod table;
 mod yaml;
 
 pub use decode::{Decoded, Format, Gvk, Validation, check, decode};
+pub use defaults::default;
 pub use shape::normalise;
 pub use table::{Field, ListType, Patch, Shape, Ty, TypeRef, type_of};
 

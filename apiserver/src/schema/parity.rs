@@ -1,0 +1,152 @@
+//! Compares decoding and defaulting with what a 1.36 API server made of the same objects. The recorded answers are not
+//! part of this project: `KUBERNETES_FACTS` names the folder that holds them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::*;
+
+/// Where the facts of 1.36 are, if they are here.
+pub(super) fn facts() -> Option<PathBuf> {
+    let folder = std::env::var_os("KUBERNETES_FACTS").map(PathBuf::from);
+    if folder.is_none() {
+        println!("skipped: KUBERNETES_FACTS is not set");
+    }
+    folder
+}
+
+/// What strategies, admission and allocation add, which is not the schema's business: kind (or `*`) and path.
+const OTHERS: &[(&str, &str)] = &[
+    ("*", "metadata.namespace"),
+    ("*", "metadata.generation"),
+    ("CustomResourceDefinition", "status.storedVersions"),
+    ("DaemonSet", "metadata.annotations"),
+    ("Job", "metadata.labels"),
+    ("Job", "spec.selector"),
+    ("Job", "spec.template.metadata.labels"),
+    // A name of its own making where there is none.
+    ("LimitRange", "metadata.name"),
+    ("Namespace", "spec.finalizers"),
+    ("Node", "spec.podCIDR"),
+    ("Node", "spec.taints"),
+    ("PersistentVolume", "metadata.finalizers"),
+    ("PersistentVolume", "status.lastPhaseTransitionTime"),
+    ("PersistentVolumeClaim", "metadata.finalizers"),
+    ("Pod", "spec.preemptionPolicy"),
+    ("Pod", "spec.priority"),
+    ("Pod", "spec.serviceAccount"),
+    ("Pod", "status.phase"),
+    ("Pod", "status.qosClass"),
+    ("Service", "spec.clusterIP"),
+    ("Service", "spec.ports[].nodePort"),
+];
+
+/// Takes out of a recorded pod what admission put into its lists.
+fn without_admission(pod: &mut Value) {
+    const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let drop = |object: &mut Value, list: &str, gone: &dyn Fn(&Value) -> bool| {
+        let Some(items) = object.get_mut(list).and_then(Value::as_array_mut) else {
+            return;
+        };
+        items.retain(|item| !gone(item));
+        if items.is_empty() {
+            object.as_object_mut().unwrap().remove(list);
+        }
+    };
+    let Some(spec) = pod.get_mut("spec") else { return };
+    drop(spec, "volumes", &|v| {
+        v["name"].as_str().is_some_and(|n| n.starts_with("kube-api-access"))
+    });
+    drop(spec, "tolerations", &|t| {
+        t["tolerationSeconds"] == 300 && t["key"].as_str().is_some_and(|k| k.starts_with("node.kubernetes.io/"))
+    });
+    for list in ["containers", "initContainers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            drop(container, "volumeMounts", &|m| m["mountPath"] == MOUNT);
+        }
+    }
+}
+/// The paths at which two trees differ.
+fn differences(path: &str, ours: Option<&Value>, theirs: Option<&Value>, found: &mut Vec<String>) {
+    match (ours, theirs) {
+        (Some(Value::Object(a)), Some(Value::Object(b))) => {
+            let keys: std::collections::BTreeSet<_> = a.keys().chain(b.keys()).collect();
+            for key in keys {
+                let path = if path.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{path}.{key}")
+                };
+                differences(&path, a.get(key), b.get(key), found);
+            }
+        }
+        (Some(Value::Array(a)), Some(Value::Array(b))) if a.len() == b.len() => {
+            for (a, b) in a.iter().zip(b) {
+                differences(&format!("{path}[]"), Some(a), Some(b), found);
+            }
+        }
+        (a, b) if a != b => found.push(path.to_owned()),
+        _ => {}
+    }
+}
+
+#[test]
+fn defaults_are_those_of_a_recorded_server() {
+    let Some(folder) = facts() else { return };
+    let text = std::fs::read_to_string(folder.join("defaulting-cases.jsonl")).unwrap();
+    let (mut total, mut same) = (0, 0);
+    let mut wrong: BTreeMap<String, (usize, String)> = BTreeMap::new();
+    for line in text.lines() {
+        let mut case: Value = serde_json::from_str(line).unwrap();
+        let body = serde_json::to_vec(&case["object"]).unwrap();
+        let api_version = case["object"]["apiVersion"].as_str().unwrap().to_owned();
+        let kind = case["object"]["kind"].as_str().unwrap().to_owned();
+        let kind = kind.as_str();
+        let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+        let ty = type_of(group, version, kind).unwrap();
+        let read = decode(
+            ty,
+            Gvk { group, version, kind },
+            Format::Json,
+            &body,
+            Validation::Strict,
+        )
+        .unwrap();
+        let mut ours = read.object.0;
+        default(ty, &mut ours);
+        let again = {
+            let mut again = ours.clone();
+            default(ty, &mut again);
+            again
+        };
+        assert_eq!(ours, again, "defaulting twice differs from once: {line}");
+        let mut normal = ours.clone();
+        normalise(ty, &mut normal);
+        assert_eq!(ours, normal, "a defaulted object is in normal form");
+        if kind == "Pod" {
+            without_admission(&mut case["result"]);
+        }
+        let mut found = Vec::new();
+        differences("", Some(&Value::Object(ours)), Some(&case["result"]), &mut found);
+        found.retain(|path| {
+            !OTHERS
+                .iter()
+                .any(|(k, p)| (*k == "*" || *k == kind) && path.starts_with(p))
+        });
+        total += 1;
+        if found.is_empty() {
+            same += 1;
+        }
+        for path in found {
+            let example = format!("{} {}", case["path"], case["case"]);
+            wrong.entry(format!("{kind} {path}")).or_insert((0, example)).0 += 1;
+        }
+    }
+    for (what, (count, example)) in &wrong {
+        println!("{count:5} {what}   e.g. {example}");
+    }
+    println!("{same} of {total} as recorded");
+    assert_eq!(same, total);
+}
