@@ -3,7 +3,17 @@
 //! Holds at all times: revisions only grow, a reader or watcher never sees a write that is not yet durable (or, for
 //! [`Durability::Lazy`], accepted), and a watch delivers every later change exactly once, in order, or says `Compacted`.
 
+mod memory;
+mod shared;
+mod state;
+#[cfg(test)]
+mod suite;
+pub(crate) mod tree;
+
 use std::sync::Arc;
+
+pub use memory::Memory;
+pub use state::Limits;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
