@@ -8,62 +8,44 @@
 //!                    └─► window (recent changes) ─► Watcher  ─► watches
 //! ```
 
-use std::sync::Arc;
+mod feed;
+mod index;
+mod item;
+mod progress;
+mod scan;
+mod select;
+mod splice;
+mod subscribe;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod watcher;
+mod window;
 
-use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::object::Object;
-use crate::store::{Key, Revision, Store};
+use index::Index;
+use progress::Progress;
+use select::Matcher;
+use watcher::{Waiters, lock};
+use window::{Record, Window};
 
-/// Finished bytes with a gap where the resourceVersion goes, so that a DELETED event or a selector exit carries another
-/// revision without a copy.
-#[derive(Debug, Clone)]
-pub struct Splice {
-    pub head: Bytes,
-    pub tail: Bytes,
-}
+pub use feed::Caches;
+pub use index::Snapshot;
+pub use item::{Facts, Item};
+pub use splice::Splice;
+pub use subscribe::{Delta, Subscription};
+pub use watcher::Watcher;
 
-impl Splice {
-    /// Finished bytes that hold no resourceVersion (or a fixed one).
-    pub fn whole(bytes: Bytes) -> Self {
-        unimplemented!("{bytes:?}")
-    }
-    /// Finds the gap in the JSON of one object: the first place inside its `metadata`. A resourceVersion that is there
-    /// is cut out. `None` where there is no JSON object with non-empty metadata.
-    pub fn find(json: Bytes) -> Option<Self> {
-        unimplemented!("{json:?}")
-    }
-    /// Appends the object with its resourceVersion.
-    pub fn write_to(&self, revision: Revision, out: &mut Vec<u8>) {
-        unimplemented!("{revision} {out:?}")
-    }
-    /// The same as three pieces to be sent one after the other; only the middle one is made.
-    pub fn chunks(&self, revision: Revision) -> [Bytes; 3] {
-        unimplemented!("{revision}")
-    }
-    /// Bytes that `write_to` appends.
-    pub fn len(&self, revision: Revision) -> usize {
-        unimplemented!("{revision}")
-    }
-}
-
-/// What selectors and indexes ask of an object, extracted once when it is fed.
-#[derive(Debug, Clone, Default)]
-pub struct Facts {
-    /// Empty for cluster-scoped objects.
-    pub namespace: Arc<str>,
-    pub name: Arc<str>,
-    pub uid: Arc<str>,
-    /// Sorted by key.
-    pub labels: Box<[(Arc<str>, Arc<str>)]>,
-    /// Values of the row's selectable fields, in the row's order (`metadata.name` and `.namespace` apart).
-    pub fields: Box<[Arc<str>]>,
-}
+use crate::store::{Key, Revision};
 
 /// Which objects a list or watch is about. `fields` may name `metadata.name`, `metadata.namespace` and the spec's fields;
-/// a field that is none of them matches nothing, so refuse it before.
+/// a term about any other field matches nothing, so refuse it before.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
+    /// `None` and the empty one are all.
     pub namespace: Option<Arc<str>>,
     pub name: Option<Arc<str>>,
     pub labels: api::selector::Labels,
@@ -80,34 +62,6 @@ pub enum Event {
         item: Arc<Item>,
         at: Revision,
     },
-}
-
-/// One object as the cache keeps it: the stored bytes, the facts, and renderings made on demand.
-#[derive(Debug)]
-pub struct Item {
-    pub facts: Facts,
-    pub key: Key,
-    pub revision: Revision,
-    json: Splice,
-}
-
-impl Item {
-    /// The storage version as JSON: slices of the stored bytes.
-    pub fn json(&self) -> &Splice {
-        &self.json
-    }
-    /// As a JSON tree, with its resourceVersion.
-    pub fn object(&self) -> Object {
-        unimplemented!()
-    }
-    pub fn label(&self, key: &str) -> Option<&str> {
-        unimplemented!("{key}")
-    }
-    /// Another form of this object (a Table row, protobuf, another version): made once and remembered while hot. `form`
-    /// tells forms apart for the whole process, schema generation included.
-    pub fn rendering(self: &Arc<Self>, form: u64, make: impl FnOnce(&Item) -> Splice) -> Splice {
-        unimplemented!("{form} {:?}", make(self))
-    }
 }
 
 /// Why a read cannot be answered.
@@ -134,6 +88,7 @@ pub struct Spec {
     pub prefix: Arc<str>,
     /// Keys are `prefix namespace/name`; otherwise `prefix name`.
     pub namespaced: bool,
+    /// At most 32.
     pub fields: Vec<Field>,
 }
 
@@ -142,160 +97,313 @@ pub struct Spec {
 pub struct Field {
     /// `spec.nodeName`.
     pub name: Arc<str>,
-    /// The way through the JSON tree; a missing value is "", true and false are words, numbers as they are spelled.
+    /// The way through the JSON tree, array indexes as decimals; true and false are words, numbers as they are spelled.
     pub path: Vec<Arc<str>>,
-}
-
-/// All caches over one store, with the one task that feeds them.
-#[derive(Debug)]
-pub struct Caches {}
-
-impl Caches {
-    pub fn new(store: Arc<dyn Store>) -> Arc<Self> {
-        unimplemented!("{store:?}")
-    }
-    /// A cache for one more row: at once before `run`, filled from the store after.
-    pub async fn add(&self, spec: Spec) -> Result<Arc<Cache>, Error> {
-        unimplemented!("{spec:?}")
-    }
-    /// Takes a row's cache away; its watches end with [`Error::Closed`].
-    pub async fn remove(&self, prefix: &str) {
-        unimplemented!("{prefix}")
-    }
-    /// Feeds all caches until `stop`: the initial list, then the store's watch, and compaction of the store's history and
-    /// of ours every five minutes in which something was written.
-    pub async fn run(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) -> Result<(), Error> {
-        unimplemented!("{stop:?}")
-    }
-    /// When the initial list is in.
-    pub async fn loaded(&self) {
-        unimplemented!()
-    }
-}
-
-/// One resource.
-#[derive(Debug)]
-pub struct Cache {}
-
-impl Cache {
-    pub fn spec(&self) -> &Spec {
-        unimplemented!()
-    }
-    /// Where the object lives in the store.
-    pub fn key(&self, namespace: &str, name: &str) -> Key {
-        unimplemented!("{namespace} {name}")
-    }
-    /// The newest revision that this cache has seen everything up to.
-    pub fn revision(&self) -> Revision {
-        unimplemented!()
-    }
-    /// Waits until the cache has seen everything that the store had when this was called.
-    pub async fn fresh(&self) -> Result<Revision, Error> {
-        unimplemented!()
-    }
-    /// Waits until the cache has seen `revision`, three seconds at most.
-    pub async fn at_least(&self, revision: Revision) -> Result<(), Error> {
-        unimplemented!("{revision}")
-    }
-    /// As the cache has it now.
-    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Item>> {
-        unimplemented!("{namespace} {name}")
-    }
-    /// Everything as of now; O(1).
-    pub fn snapshot(&self) -> Snapshot {
-        unimplemented!()
-    }
-    /// Everything exactly as of `revision`: for continue tokens and `resourceVersionMatch=Exact`.
-    pub fn at(&self, revision: Revision) -> Result<Snapshot, Error> {
-        unimplemented!("{revision}")
-    }
-    /// One page of `snapshot` in key order. A snapshot with more is kept for the continue token (until compaction).
-    pub fn page(&self, snapshot: &Snapshot, filter: &Filter, after: Option<&str>, limit: usize) -> Page {
-        unimplemented!("{snapshot:?} {filter:?} {after:?} {limit}")
-    }
-    /// Changes after `after`.
-    pub fn watch(self: &Arc<Self>, filter: Filter, after: Revision) -> Result<Watcher, Error> {
-        unimplemented!("{filter:?} {after}")
-    }
-    /// What there is (at the returned revision, in key order), and what comes after it.
-    pub fn list_and_watch(self: &Arc<Self>, filter: Filter) -> (Vec<Arc<Item>>, Revision, Watcher) {
-        unimplemented!("{filter:?}")
-    }
-    /// For those inside this server who follow a resource: all of it, then every change; never ends and never expires.
-    pub fn subscribe(self: &Arc<Self>) -> Subscription {
-        unimplemented!()
-    }
-    /// Ends every watch with `Expired`: the way objects are rendered has changed.
-    pub fn expire_watches(&self) {
-        unimplemented!()
-    }
-}
-
-/// All objects of a resource at one revision.
-#[derive(Debug, Clone)]
-pub struct Snapshot {}
-
-impl Snapshot {
-    pub fn revision(&self) -> Revision {
-        unimplemented!()
-    }
-    pub fn len(&self) -> usize {
-        unimplemented!()
-    }
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    pub fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Item>> {
-        unimplemented!("{namespace} {name}")
-    }
-    /// What the filter selects, in key order.
-    pub fn list(&self, filter: &Filter) -> Vec<Arc<Item>> {
-        unimplemented!("{filter:?}")
-    }
+    /// Where to look when `path` leads to nothing or to the empty string. May be empty.
+    pub otherwise: Vec<Arc<str>>,
+    /// What it is when there is nothing: "", mostly.
+    pub missing: Arc<str>,
 }
 
 /// A part of a list.
 #[derive(Debug, Clone)]
 pub struct Page {
     pub items: Vec<Arc<Item>>,
-    /// The key to continue after, where there is more. It is the last item's, without the spec's prefix.
+    /// The key to continue after, where there is more: the last item's, without the spec's prefix.
     pub next: Option<String>,
     /// How many come after this page; known only where the filter has no selectors.
     pub remaining: Option<usize>,
 }
 
-/// A place in the recent history of a resource, and a filter.
-#[derive(Debug)]
-pub struct Watcher {}
+/// Snapshots that continue tokens point to, at most; older ones are rebuilt from the window while that reaches.
+const MOST_KEPT: usize = 64;
 
-impl Watcher {
-    /// The next events, one or more, in order. Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Result<Vec<Event>, Error> {
-        unimplemented!()
+/// One resource.
+#[derive(Debug)]
+pub struct Cache {
+    spec: Arc<Spec>,
+    progress: Arc<Progress>,
+    state: RwLock<State>,
+    waiters: Mutex<Waiters>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    index: Index,
+    window: Window,
+    /// The newest change, or where the initial list stood.
+    last: Revision,
+    /// Where the initial list stood: it holds every change up to there.
+    loaded: Revision,
+    /// What continue tokens point to, oldest first.
+    kept: VecDeque<Snapshot>,
+    closed: bool,
+}
+
+impl Spec {
+    /// Where the object lives in the store.
+    pub fn key(&self, namespace: &str, name: &str) -> Key {
+        let mut key = self.prefix_of(Some(namespace));
+        key.push_str(name);
+        key.into()
     }
-    pub fn poll_next(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<Vec<Event>, Error>> {
-        unimplemented!("{cx:?}")
+
+    /// What the keys of a namespace start with; of all, where there is none.
+    fn prefix_of(&self, namespace: Option<&str>) -> String {
+        match namespace {
+            Some(namespace) if self.namespaced && !namespace.is_empty() => format!("{}{namespace}/", self.prefix),
+            _ => String::from(&*self.prefix),
+        }
     }
-    /// For a bookmark: every event up to here has been returned by `next`.
-    pub fn progress(&self) -> Revision {
-        unimplemented!()
+
+    fn parts<'a>(&self, key: &'a str) -> Option<(&'a str, &'a str)> {
+        let rest = key.strip_prefix(&*self.prefix)?;
+        let (namespace, name) = match self.namespaced {
+            true => rest.split_once('/')?,
+            false => ("", rest),
+        };
+        (!name.is_empty()).then_some((namespace, name))
     }
 }
 
-/// What a subscriber is told.
-#[derive(Debug, Clone)]
-pub enum Delta {
-    /// Forget what you know: this is everything. Always the first.
-    Reset(Vec<Arc<Item>>),
-    Changes(Vec<Event>),
-}
+impl Cache {
+    fn new(spec: Spec, progress: Arc<Progress>) -> Self {
+        Cache {
+            spec: Arc::new(spec),
+            progress,
+            state: RwLock::default(),
+            waiters: Mutex::default(),
+        }
+    }
 
-#[derive(Debug)]
-pub struct Subscription {}
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
 
-impl Subscription {
-    /// Waits for the initial list at first, then for changes. Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Delta {
-        unimplemented!()
+    /// Where the object lives in the store.
+    pub fn key(&self, namespace: &str, name: &str) -> Key {
+        self.spec.key(namespace, name)
+    }
+
+    /// The newest revision that this cache has seen everything up to.
+    pub fn revision(&self) -> Revision {
+        self.revision_of(&self.read())
+    }
+
+    /// Waits until the cache has seen everything that the store had when this was called.
+    pub async fn fresh(&self) -> Result<Revision, Error> {
+        self.progress.fresh().await
+    }
+
+    /// Waits until the cache has seen `revision` (0: until it was filled at all), three seconds at most.
+    pub async fn at_least(&self, revision: Revision) -> Result<(), Error> {
+        self.progress.at_least(revision).await
+    }
+
+    /// As the cache has it now.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Item>> {
+        let mut key = self.spec.prefix_of(Some(namespace));
+        key.push_str(name);
+        self.read().index.get(&key).cloned()
+    }
+
+    /// Everything as of now; O(1).
+    pub fn snapshot(&self) -> Snapshot {
+        let state = self.read();
+        self.snapshot_of(&state, self.revision_of(&state))
+    }
+
+    /// Everything exactly as of `revision`: for continue tokens and `resourceVersionMatch=Exact`.
+    pub fn at(&self, revision: Revision) -> Result<Snapshot, Error> {
+        let state = self.read();
+        let current = self.revision_of(&state);
+        if revision > current {
+            return Err(Error::TooLarge {
+                asked: revision,
+                current,
+            });
+        }
+        if revision >= state.last {
+            return Ok(self.snapshot_of(&state, revision));
+        }
+        if let Some(kept) = state.kept.iter().find(|s| s.revision == revision) {
+            return Ok(kept.clone());
+        }
+        if revision < state.window.floor() {
+            return Err(Error::Expired {
+                asked: revision,
+                oldest: state.window.floor(),
+            });
+        }
+        let mut undone = BTreeMap::new();
+        for record in state.window.from(state.window.after(revision)).rev() {
+            let item = record.old.as_ref().or(record.new.as_ref());
+            let key = &item.expect("a record has an old or a new item").key;
+            undone.insert(key, record.old.clone());
+        }
+        Ok(Snapshot {
+            index: state.index.undo(undone.into_iter()),
+            spec: self.spec.clone(),
+            revision,
+        })
+    }
+
+    /// One page of `snapshot` in key order, after `after` (a former page's `next`); 0 is no limit. A snapshot with more
+    /// is kept for the continue token until compaction.
+    pub fn page(&self, snapshot: &Snapshot, filter: &Filter, after: Option<&str>, limit: usize) -> Page {
+        let page = snapshot.page(filter, after, limit);
+        if page.next.is_some() {
+            let mut state = self.write();
+            let known = state.kept.iter().any(|s| s.revision == snapshot.revision);
+            if !known && snapshot.revision >= state.window.floor() {
+                if state.kept.len() == MOST_KEPT {
+                    state.kept.pop_front();
+                }
+                state.kept.push_back(snapshot.clone());
+            }
+        }
+        page
+    }
+
+    /// What the filter selects now, in key order, and the revision of that.
+    pub fn list(&self, filter: &Filter) -> (Vec<Arc<Item>>, Revision) {
+        let snapshot = self.indexed(filter);
+        (snapshot.list(filter), snapshot.revision)
+    }
+
+    /// The current snapshot; with the secondary index that `filter` would profit from, made now if it is missing.
+    pub fn indexed(&self, filter: &Filter) -> Snapshot {
+        let matcher = Matcher::new(filter, &self.spec);
+        {
+            let state = self.read();
+            if !state.index.lacks(&matcher) {
+                return self.snapshot_of(&state, self.revision_of(&state));
+            }
+        }
+        let mut state = self.write();
+        state.index.add_for(&matcher);
+        self.snapshot_of(&state, self.revision_of(&state))
+    }
+
+    /// Changes after `after`.
+    pub fn watch(self: &Arc<Self>, filter: Filter, after: Revision) -> Result<Watcher, Error> {
+        let matcher = Matcher::new(&filter, &self.spec);
+        let state = self.read();
+        if state.closed {
+            return Err(Error::Closed);
+        }
+        if after < state.window.floor() {
+            return Err(Error::Expired {
+                asked: after,
+                oldest: state.window.floor(),
+            });
+        }
+        let cursor = state.window.after(after);
+        Ok(Watcher::new(self.clone(), matcher, after, cursor, after))
+    }
+
+    /// What there is (at the returned revision, in key order), and what comes after it.
+    pub fn list_and_watch(self: &Arc<Self>, filter: Filter) -> (Vec<Arc<Item>>, Revision, Watcher) {
+        let matcher = Matcher::new(&filter, &self.spec);
+        let (snapshot, cursor) = {
+            // Both from under one lock: there is no hole between the list and the watch.
+            let state = self.read();
+            let snapshot = self.snapshot_of(&state, self.revision_of(&state));
+            (snapshot, state.window.end())
+        };
+        let revision = snapshot.revision;
+        let watcher = Watcher::new(self.clone(), matcher, revision, cursor, revision);
+        (snapshot.list(&filter), revision, watcher)
+    }
+
+    /// For those inside this server who follow a resource: all of it, then every change; never ends and never expires.
+    pub fn subscribe(self: &Arc<Self>) -> Subscription {
+        Subscription::new(self.clone())
+    }
+
+    /// Ends every watch with `Expired`: the way objects are rendered has changed.
+    pub fn expire_watches(&self) {
+        self.change(|state| {
+            let floor = self.revision_of(state);
+            state.window.reset(floor);
+            state.kept.clear();
+        });
+    }
+
+    /// Replaces everything; whoever watched must list again.
+    fn load(&self, items: Vec<Arc<Item>>, revision: Revision) {
+        let mut index = Index::default();
+        for item in items {
+            index.set(&item.key.clone(), Some(item));
+        }
+        self.change(|state| {
+            state.index = index;
+            state.window.reset(revision);
+            state.last = revision;
+            state.loaded = revision;
+            state.kept.clear();
+        });
+    }
+
+    /// Changes in order. An item that could not be read is taken for none.
+    fn apply(&self, changes: Vec<(Key, Revision, Option<Arc<Item>>)>) {
+        let wake = {
+            let mut state = self.write();
+            let cursor = state.window.end();
+            for (key, revision, new) in changes {
+                if revision <= state.loaded {
+                    continue;
+                }
+                state.last = revision;
+                let old = state.index.set(&key, new.clone());
+                if old.is_some() || new.is_some() {
+                    state.window.push(Record { revision, old, new });
+                }
+            }
+            lock(&self.waiters).mark(&state.window, cursor)
+        };
+        wake.into_iter().for_each(std::task::Waker::wake);
+    }
+
+    fn compact(&self, revision: Revision) {
+        let mut state = self.write();
+        state.window.compact(revision);
+        state.kept.retain(|s| s.revision >= revision);
+    }
+
+    fn close(&self) {
+        self.change(|state| state.closed = true);
+    }
+
+    /// A change after which everybody has to look.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut wake = Vec::new();
+        {
+            let mut state = self.write();
+            change(&mut state);
+            lock(&self.waiters).mark_all(0, &mut wake);
+        }
+        wake.into_iter().for_each(std::task::Waker::wake);
+    }
+
+    fn snapshot_of(&self, state: &State, revision: Revision) -> Snapshot {
+        Snapshot {
+            index: state.index.clone(),
+            spec: self.spec.clone(),
+            revision,
+        }
+    }
+
+    /// Of this resource nothing changed between its newest change and where the feeder stands. The feeder advances after
+    /// it applied, so under the state's lock the larger of the two is exact.
+    fn revision_of(&self, state: &State) -> Revision {
+        state.last.max(self.progress.seen())
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().expect("nothing panics while it holds this lock")
+    }
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().expect("nothing panics while it holds this lock")
     }
 }

@@ -116,13 +116,7 @@ impl Store for Memory {
         std::future::ready(listing).boxed()
     }
 
-    fn put(
-        &self,
-        key: &Key,
-        value: Bytes,
-        expect: Expect,
-        options: Options,
-    ) -> BoxFuture<'_, Result<Revision, Error>> {
+    fn put(&self, key: &Key, value: Bytes, expect: Expect, options: Options) -> BoxFuture<'_, Result<Revision, Error>> {
         let key = key.clone();
         async move {
             let expires = match options.time_to_live {

@@ -405,7 +405,9 @@ mod tests {
         for key in 0..1024u16 {
             tree.insert(key, 0u32);
         }
-        let Node::Inner(children) = &*tree.root else { panic!("1024 entries in a leaf") };
+        let Node::Inner(children) = &*tree.root else {
+            panic!("1024 entries in a leaf")
+        };
         assert!(children.len() <= 32);
         assert_eq!(count(&tree.root), 1024);
     }
