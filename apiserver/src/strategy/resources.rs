@@ -179,13 +179,20 @@ mod tests {
     fn check(value: Value, want: &[&str]) {
         let mut errors = Errors::default();
         requirements(&Field::at(Some(&value), "r"), &mut errors);
-        let got: Vec<String> = errors.into_causes().into_iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+        let got: Vec<String> = errors
+            .into_causes()
+            .into_iter()
+            .map(|c| format!("{}: {}", c.field, c.message))
+            .collect();
         assert_eq!(got, want);
     }
 
     #[test]
     fn requests_stay_within_limits() {
-        check(json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m"}}), &[]);
+        check(
+            json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m"}}),
+            &[],
+        );
         check(
             json!({"limits": {"cpu": "1"}, "requests": {"cpu": "2"}}),
             &["r.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"],
@@ -206,6 +213,9 @@ mod tests {
             json!({"limits": {"cpu": "-1"}}),
             &["r.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0"],
         );
-        check(json!({"limits": {"hugepages-2Mi": "4Mi"}}), &["r: Forbidden: HugePages require cpu or memory"]);
+        check(
+            json!({"limits": {"hugepages-2Mi": "4Mi"}}),
+            &["r: Forbidden: HugePages require cpu or memory"],
+        );
     }
 }

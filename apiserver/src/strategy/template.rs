@@ -1,77 +1,67 @@
 //! Pod templates: what pods, Deployments, Jobs and the like share of defaults and checks.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::field::Field;
 use super::{meta, pod};
+use crate::object::Object;
 use crate::status::Errors;
 
-/// Defaults of a PodSpec that depend on more than one field.
+/// Two names of one thing: the old one follows the new.
 pub fn default_spec(spec: &mut Map<String, Value>) {
-    // Two names of one thing: the old one follows the new.
-    let text = |spec: &Map<String, Value>, name: &str| spec.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
-    let (new, old) = (text(spec, "serviceAccountName"), text(spec, "serviceAccount"));
-    let account = if new.is_empty() { old } else { new };
-    if !account.is_empty() {
+    let account = ["serviceAccountName", "serviceAccount"].into_iter().find_map(|name| {
+        spec.get(name)?
+            .as_str()
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
+    });
+    if let Some(account) = account {
         spec.insert("serviceAccountName".into(), account.clone().into());
         spec.insert("serviceAccount".into(), account.into());
     }
-    for list in ["containers", "initContainers", "ephemeralContainers"] {
-        for container in objects(spec, list) {
-            default_pull_policy(container);
-        }
-    }
-    for volume in objects(spec, "volumes") {
-        let sourceless = {
-            let value = Value::Object(volume.clone());
-            !pod::has_source(&Field::at(Some(&value), ""))
-        };
-        if sourceless {
-            volume.insert("emptyDir".into(), json!({}));
-        }
-        if let Some(image) = volume.get_mut("image").and_then(Value::as_object_mut) {
-            let reference = image.get("reference").and_then(Value::as_str).unwrap_or("").to_owned();
-            set_default(image, "pullPolicy", || policy_of(&reference).into());
-        }
+}
+
+/// The same in `spec.template.spec`.
+pub fn default(object: &mut Object) {
+    let template = object.0.get_mut("spec").and_then(|spec| spec.get_mut("template"));
+    if let Some(spec) = template
+        .and_then(|template| template.get_mut("spec"))
+        .and_then(Value::as_object_mut)
+    {
+        default_spec(spec);
     }
 }
 
 /// The objects in the list `name`.
 pub fn objects<'a>(map: &'a mut Map<String, Value>, name: &str) -> impl Iterator<Item = &'a mut Map<String, Value>> {
-    map.get_mut(name).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
-}
-
-/// Sets `name` where it is absent, null or "".
-pub fn set_default(map: &mut Map<String, Value>, name: &str, value: impl FnOnce() -> Value) {
-    if map.get(name).is_none_or(|v| v.is_null() || v == "") {
-        map.insert(name.into(), value());
-    }
-}
-
-fn default_pull_policy(container: &mut Map<String, Value>) {
-    let image = container.get("image").and_then(Value::as_str).unwrap_or("").to_owned();
-    set_default(container, "imagePullPolicy", || policy_of(&image).into());
-}
-
-/// An image that can change under its name is always pulled.
-fn policy_of(image: &str) -> &'static str {
-    if image.contains('@') {
-        return "IfNotPresent";
-    }
-    let last = image.rsplit('/').next().unwrap_or("");
-    match last.split_once(':') {
-        None | Some((_, "latest")) => "Always",
-        Some(_) => "IfNotPresent",
-    }
+    map.get_mut(name)
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object_mut)
 }
 
 /// PodTemplateSpec.
 pub fn validate(template: &Field, errors: &mut Errors) {
     // Upstream leaves `metadata` out of these two paths.
-    meta::labels(&template.get("labels").with(template.get("metadata.labels").value()), errors);
-    meta::annotations(&template.get("annotations").with(template.get("metadata.annotations").value()), errors);
+    meta::labels(
+        &template.get("labels").with(template.get("metadata.labels").value()),
+        errors,
+    );
+    meta::annotations(
+        &template
+            .get("annotations")
+            .with(template.get("metadata.annotations").value()),
+        errors,
+    );
     let spec = template.get("spec");
-    pod::annotations(&template.get("annotations").with(template.get("metadata.annotations").value()), &spec, errors);
+    pod::annotations(
+        &template
+            .get("annotations")
+            .with(template.get("metadata.annotations").value()),
+        &spec,
+        errors,
+    );
     pod::validate_spec(&spec, false, errors);
     let ephemeral = spec.get("ephemeralContainers");
     if !ephemeral.is_empty() {
@@ -103,27 +93,19 @@ pub fn always_restarts(template: &Field, errors: &mut Errors) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
-    fn images_that_can_change_are_always_pulled() {
-        for (image, want) in [
-            ("nginx", "Always"),
-            ("nginx:latest", "Always"),
-            ("nginx:1", "IfNotPresent"),
-            ("host:5000/nginx", "Always"),
-            ("host:5000/nginx:1", "IfNotPresent"),
-            ("nginx@sha256:00", "IfNotPresent"),
+    fn the_old_name_of_the_service_account_follows_the_new() {
+        for (given, want) in [
+            (json!({"serviceAccount": "a"}), "a"),
+            (json!({"serviceAccountName": "b", "serviceAccount": "a"}), "b"),
         ] {
-            assert_eq!(policy_of(image), want, "{image}");
+            let mut spec = given;
+            default_spec(spec.as_object_mut().expect("map"));
+            assert_eq!(spec, json!({"serviceAccountName": want, "serviceAccount": want}));
         }
-    }
-    #[test]
-    fn a_volume_without_a_source_is_an_empty_directory() {
-        let mut spec = json!({"volumes": [{"name": "v"}, {"name": "w", "hostPath": {"path": "/"}}], "serviceAccount": "a"});
-        default_spec(spec.as_object_mut().expect("map"));
-        assert_eq!(spec["volumes"][0], json!({"name": "v", "emptyDir": {}}));
-        assert_eq!(spec["volumes"][1], json!({"name": "w", "hostPath": {"path": "/"}}));
-        assert_eq!(spec["serviceAccountName"], "a");
     }
 }

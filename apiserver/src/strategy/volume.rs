@@ -95,7 +95,10 @@ impl Strategy for Claims {
             (None, Some(source)) if source.get("namespace").is_none_or(|n| n == "") => {
                 let group = source.get("apiGroup").and_then(Value::as_str).unwrap_or("");
                 let kind = source.get("kind").and_then(Value::as_str).unwrap_or("");
-                let known = matches!((group, kind), ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot"));
+                let known = matches!(
+                    (group, kind),
+                    ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+                );
                 if known {
                     spec.insert("dataSource".into(), source);
                 }
@@ -126,7 +129,10 @@ impl Strategy for Claims {
         if was.get("volumeName").str().is_empty() {
             set(&mut now, "volumeName", before.get("volumeName"));
         }
-        if was.get("storageClassName").value().is_none() && spec.get("storageClassName").present() && was.get("volumeName").str().is_empty() {
+        if was.get("storageClassName").value().is_none()
+            && spec.get("storageClassName").present()
+            && was.get("volumeName").str().is_empty()
+        {
             set(&mut now, "storageClassName", None);
         }
         if old.str_at(&["status", "phase"]) == "Bound" {
@@ -134,14 +140,21 @@ impl Strategy for Claims {
                 set(target, "requests", value.get("requests"));
             }
         }
-        set(&mut now, "volumeAttributesClassName", before.get("volumeAttributesClassName"));
+        set(
+            &mut now,
+            "volumeAttributesClassName",
+            before.get("volumeAttributesClassName"),
+        );
         if !same(Some(&now), Some(&before)) {
             spec.forbidden(
                 errors,
                 "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
             );
         }
-        let (asked, had) = (spec.get("resources.requests.storage"), was.get("resources.requests.storage"));
+        let (asked, had) = (
+            spec.get("resources.requests.storage"),
+            was.get("resources.requests.storage"),
+        );
         let capacity = Field::root(old, "status.capacity.storage");
         if let (Some(asked_amount), Some(had_amount)) = (quantity(&asked), quantity(&had)) {
             let floor = quantity(&capacity).unwrap_or(had_amount);
@@ -208,7 +221,8 @@ impl Strategy for Volumes {
             old.at(&["status", "lastPhaseTransitionTime"]),
         );
         if context.subresource == "status" && changed && own {
-            new.entry("status").insert("lastPhaseTransitionTime".into(), meta::seconds(context.now).into());
+            new.entry("status")
+                .insert("lastPhaseTransitionTime".into(), meta::seconds(context.now).into());
         }
     }
     fn validate(&self, _context: &Context<'_>, new: &Object, errors: &mut Errors) {
@@ -239,7 +253,9 @@ impl Strategy for Volumes {
             if affinity.get("required").present() {
                 pod::node_selector(&affinity.get("required"), errors);
             } else {
-                affinity.get("required").required(errors, "must specify required node constraints");
+                affinity
+                    .get("required")
+                    .required(errors, "must specify required node constraints");
             }
         }
         let mut found = SOURCES.iter().filter(|source| spec.get(source).present());
@@ -248,7 +264,8 @@ impl Strategy for Volumes {
             Some(kind) => volume_source(kind, &spec, errors),
         }
         for second in found {
-            spec.get(second).forbidden(errors, "may not specify more than 1 volume type");
+            spec.get(second)
+                .forbidden(errors, "may not specify more than 1 volume type");
         }
         let path = spec.get("hostPath.path");
         if path.present() && format::clean_path(path.str()) == "/" && policy.str() == "Recycle" {
@@ -263,7 +280,8 @@ impl Strategy for Volumes {
             }
             class_name(&attributes, errors);
             if !spec.get("csi").present() {
-                spec.get("csi").required(errors, "has to be specified when using volumeAttributesClassName");
+                spec.get("csi")
+                    .required(errors, "has to be specified when using volumeAttributesClassName");
             }
         }
     }
@@ -273,7 +291,10 @@ impl Strategy for Volumes {
         }
         self.validate(context, new, errors);
         let (spec, was) = (Field::root(new, "spec"), Field::root(old, "spec"));
-        if SOURCES.iter().any(|source| !same(spec.get(source).value(), was.get(source).value())) {
+        if SOURCES
+            .iter()
+            .any(|source| !same(spec.get(source).value(), was.get(source).value()))
+        {
             spec.get("persistentvolumesource")
                 .forbidden(errors, "spec.persistentvolumesource is immutable after creation");
         }
@@ -300,7 +321,8 @@ fn volume_source(kind: &str, spec: &Field, errors: &mut Errors) {
                 pod::no_backsteps(&path, errors);
             }
             if !spec.get("nodeAffinity.required").present() {
-                spec.get("nodeAffinity").required(errors, "Local volume requires node affinity");
+                spec.get("nodeAffinity")
+                    .required(errors, "Local volume requires node affinity");
             }
         }
         "csi" => {
@@ -308,7 +330,13 @@ fn volume_source(kind: &str, spec: &Field, errors: &mut Errors) {
             if field.get("volumeHandle").str().is_empty() {
                 field.get("volumeHandle").required(errors, "");
             }
-            for secret in ["controllerPublishSecretRef", "controllerExpandSecretRef", "nodePublishSecretRef", "nodeStageSecretRef", "nodeExpandSecretRef"] {
+            for secret in [
+                "controllerPublishSecretRef",
+                "controllerExpandSecretRef",
+                "nodePublishSecretRef",
+                "nodeStageSecretRef",
+                "nodeExpandSecretRef",
+            ] {
                 let secret = field.get(secret);
                 for part in ["name", "namespace"] {
                     if secret.present() && secret.get(part).str().is_empty() {
@@ -420,7 +448,10 @@ impl Strategy for Drivers {
             policy.one_of(errors, &["File", "None", "ReadWriteOnceWithFSType"]);
         }
         let modes = spec.get("volumeLifecycleModes");
-        for mode in modes.strings().filter(|mode| !matches!(*mode, "Ephemeral" | "Persistent")) {
+        for mode in modes
+            .strings()
+            .filter(|mode| !matches!(*mode, "Ephemeral" | "Persistent"))
+        {
             errors.unsupported(&modes, &mode.into(), &["Ephemeral", "Persistent"]);
         }
         let mut audiences = BTreeSet::new();
@@ -484,7 +515,10 @@ impl Strategy for StorageNodes {
         let (drivers, was) = (Field::root(new, "spec.drivers"), Field::root(old, "spec.drivers"));
         for before in was.items() {
             let name = before.get("name").str();
-            let after = drivers.items().find(|d| d.get("name").str() == name).and_then(|d| d.value());
+            let after = drivers
+                .items()
+                .find(|d| d.get("name").str() == name)
+                .and_then(|d| d.value());
             let unchanged = |what: &str| same(after.and_then(|d| d.get(what)), before.get(what).value());
             if after.is_some() && !(unchanged("nodeID") && unchanged("topologyKeys")) {
                 errors.invalid("CSINode.Spec.Drivers", drivers.shown(), IMMUTABLE);
@@ -539,7 +573,10 @@ impl Strategy for Attachments {
         let source = spec.get("source");
         let (inline, name) = (source.get("inlineVolumeSpec"), source.get("persistentVolumeName"));
         match (inline.present(), name.present()) {
-            (false, false) => source.required(errors, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+            (false, false) => source.required(
+                errors,
+                "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
+            ),
             (true, true) => source.invalid(
                 errors,
                 "must specify exactly one of inlineVolumeSpec and persistentVolumeName",

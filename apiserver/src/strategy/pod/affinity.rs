@@ -47,13 +47,20 @@ pub fn node_selector(field: &Field, errors: &mut Errors) {
 
 pub fn node_term(term: &Field, errors: &mut Errors) {
     for requirement in term.get("matchExpressions").items() {
-        let (key, operator, values) = (requirement.get("key"), requirement.get("operator"), requirement.get("values"));
+        let (key, operator, values) = (
+            requirement.get("key"),
+            requirement.get("operator"),
+            requirement.get("values"),
+        );
         match operator.str() {
             "In" | "NotIn" if values.is_empty() => {
                 values.required(errors, "must be specified when `operator` is 'In' or 'NotIn'");
             }
             "Exists" | "DoesNotExist" if !values.is_empty() => {
-                values.forbidden(errors, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
+                values.forbidden(
+                    errors,
+                    "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+                );
             }
             "Gt" | "Lt" if values.len() != 1 => {
                 values.required(errors, "must be specified single value when `operator` is 'Lt' or 'Gt'");
@@ -67,7 +74,11 @@ pub fn node_term(term: &Field, errors: &mut Errors) {
         }
     }
     for requirement in term.get("matchFields").items() {
-        let (key, operator, values) = (requirement.get("key"), requirement.get("operator"), requirement.get("values"));
+        let (key, operator, values) = (
+            requirement.get("key"),
+            requirement.get("operator"),
+            requirement.get("values"),
+        );
         match operator.str() {
             "In" | "NotIn" => {
                 if values.len() != 1 {
@@ -136,8 +147,12 @@ pub fn taint_effect(field: &Field, errors: &mut Errors) {
 /// `tolerations` of a pod or a runtime class.
 pub fn tolerations(field: &Field, errors: &mut Errors) {
     for toleration in field.items() {
-        let (key, operator, value, effect) =
-            (toleration.get("key"), toleration.get("operator"), toleration.get("value"), toleration.get("effect"));
+        let (key, operator, value, effect) = (
+            toleration.get("key"),
+            toleration.get("operator"),
+            toleration.get("value"),
+            toleration.get("effect"),
+        );
         if !key.str().is_empty() {
             key.each_invalid(errors, format::qualified_name(key.str()));
         } else if operator.str() != "Exists" {
@@ -177,8 +192,11 @@ pub fn tolerations(field: &Field, errors: &mut Errors) {
 pub(super) fn spread(field: &Field, errors: &mut Errors) {
     let all: Vec<Field> = field.items().collect();
     for (index, constraint) in all.iter().enumerate() {
-        let (skew, key, action) =
-            (constraint.get("maxSkew"), constraint.get("topologyKey"), constraint.get("whenUnsatisfiable"));
+        let (skew, key, action) = (
+            constraint.get("maxSkew"),
+            constraint.get("topologyKey"),
+            constraint.get("whenUnsatisfiable"),
+        );
         if skew.number() <= 0 {
             skew.invalid_as(errors, skew.number(), "must be greater than zero");
         }
@@ -186,7 +204,12 @@ pub(super) fn spread(field: &Field, errors: &mut Errors) {
             key.required(errors, "can not be empty");
         }
         action.one_of(errors, &["DoNotSchedule", "ScheduleAnyway"]);
-        let pair = |c: &Field| (c.get("topologyKey").str().to_owned(), c.get("whenUnsatisfiable").str().to_owned());
+        let pair = |c: &Field| {
+            (
+                c.get("topologyKey").str().to_owned(),
+                c.get("whenUnsatisfiable").str().to_owned(),
+            )
+        };
         if all[index + 1..].iter().any(|other| pair(other) == pair(constraint)) {
             constraint
                 .get("{topologyKey, whenUnsatisfiable}")
@@ -199,7 +222,10 @@ pub(super) fn spread(field: &Field, errors: &mut Errors) {
         if domains.present() && action.str() != "DoNotSchedule" {
             domains.invalid(
                 errors,
-                &format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {}", action.str()),
+                &format!(
+                    "can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {}",
+                    action.str()
+                ),
             );
         }
         for name in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
@@ -207,7 +233,11 @@ pub(super) fn spread(field: &Field, errors: &mut Errors) {
                 constraint.get(name).one_of(errors, &["Honor", "Ignore"]);
             }
         }
-        label_keys(&constraint.get("matchLabelKeys"), &constraint.get("labelSelector"), errors);
+        label_keys(
+            &constraint.get("matchLabelKeys"),
+            &constraint.get("labelSelector"),
+            errors,
+        );
         meta::label_selector(&constraint.get("labelSelector"), errors);
     }
 }
@@ -226,7 +256,10 @@ pub(super) fn only_added_tolerations(new: &Field, old: &Field, errors: &mut Erro
         new.items().any(|after| same(Some(&before), Some(&timeless(&after))))
     });
     if !kept {
-        new.forbidden(errors, "existing toleration can not be modified except its tolerationSeconds");
+        new.forbidden(
+            errors,
+            "existing toleration can not be modified except its tolerationSeconds",
+        );
     }
     tolerations(new, errors);
 }

@@ -59,8 +59,12 @@ fn common(container: &Field, around: &Around, errors: &mut Errors) {
 fn ports(list: &Field, errors: &mut Errors) {
     let mut names = BTreeSet::new();
     for port in list.items() {
-        let (name, number, host, protocol) =
-            (port.get("name"), port.get("containerPort"), port.get("hostPort"), port.get("protocol"));
+        let (name, number, host, protocol) = (
+            port.get("name"),
+            port.get("containerPort"),
+            port.get("hostPort"),
+            port.get("protocol"),
+        );
         if !name.str().is_empty() {
             let problems = format::port_name(name.str());
             if !problems.is_empty() {
@@ -103,10 +107,7 @@ fn resize_policy(list: &Field, restart_policy: &str, errors: &mut Errors) {
             && restart_policy == "Never"
             && restart.str() != "NotRequired"
         {
-            restart.invalid(
-                errors,
-                "must be 'NotRequired' when `restartPolicy` is 'Never'",
-            );
+            restart.invalid(errors, "must be 'NotRequired' when `restartPolicy` is 'Never'");
         }
     }
 }
@@ -171,9 +172,10 @@ pub(super) fn init(list: &Field, ordinary: &Field, around: &Around, errors: &mut
         } else {
             for what in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
                 if container.get(what).present() {
-                    container
-                        .get(what)
-                        .forbidden(errors, "may not be set for init containers without restartPolicy=Always");
+                    container.get(what).forbidden(
+                        errors,
+                        "may not be set for init containers without restartPolicy=Always",
+                    );
                 }
             }
         }
@@ -198,23 +200,33 @@ pub(super) fn ephemeral(list: &Field, others: &[&Field], around: &Around, errors
     for container in list.items() {
         common(&container, around, errors);
         let name = container.get("name");
-        let taken = others.iter().any(|list| list.items().any(|c| c.get("name").str() == name.str()));
+        let taken = others
+            .iter()
+            .any(|list| list.items().any(|c| c.get("name").str() == name.str()));
         if !name.str().is_empty() && (!own.insert(name.str()) || taken) {
             name.duplicate(errors);
         }
         let target = container.get("targetContainerName");
-        if !target.str().is_empty() && !others.iter().any(|l| l.items().any(|c| c.get("name").str() == target.str())) {
+        if !target.str().is_empty()
+            && !others
+                .iter()
+                .any(|l| l.items().any(|c| c.get("name").str() == target.str()))
+        {
             target.not_found(errors);
         }
         for what in FORBIDDEN {
             if !container.get(what).is_zero() {
-                container.get(what).forbidden(errors, "cannot be set for an Ephemeral Container");
+                container
+                    .get(what)
+                    .forbidden(errors, "cannot be set for an Ephemeral Container");
             }
         }
         for mount in container.get("volumeMounts").items() {
             for path in ["subPath", "subPathExpr"] {
                 if !mount.get(path).str().is_empty() {
-                    mount.get(path).forbidden(errors, "cannot be set for an Ephemeral Container");
+                    mount
+                        .get(path)
+                        .forbidden(errors, "cannot be set for an Ephemeral Container");
                 }
             }
         }
@@ -235,7 +247,12 @@ fn host_ports_of(container: &Field, taken: &mut BTreeSet<String>, errors: &mut E
         if host.number() == 0 {
             continue;
         }
-        let key = format!("{}/{}/{}", port.get("protocol").str(), port.get("hostIP").str(), host.number());
+        let key = format!(
+            "{}/{}/{}",
+            port.get("protocol").str(),
+            port.get("hostIP").str(),
+            host.number()
+        );
         if !taken.insert(key.clone()) {
             host.duplicate_as(errors, key);
         }

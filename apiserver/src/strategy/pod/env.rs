@@ -15,8 +15,13 @@ const ENV_FIELDS: &[&str] = &[
     "status.podIP",
     "status.podIPs",
 ];
-pub(super) const VOLUME_FIELDS: &[&str] =
-    &["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
+pub(super) const VOLUME_FIELDS: &[&str] = &[
+    "metadata.annotations",
+    "metadata.labels",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+];
 /// What a downward field may be at all.
 const FIELDS: &[&str] = &[
     "metadata.annotations",
@@ -155,11 +160,19 @@ pub(super) fn resource_ref(field: &Field, in_volume: bool, errors: &mut Errors) 
     let (allowed, what): (&[&str], &str) = match resource.str().split_once('.') {
         Some((_, "cpu")) => (&["1m", "1"], "1m and 1 are supported with the cpu resource"),
         Some((_, name)) => (
-            &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"],
+            &[
+                "1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei",
+            ],
             match name {
-                "memory" => "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the memory resource",
-                "ephemeral-storage" => "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the local ephemeral storage resource",
-                _ => "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the hugepages resource",
+                "memory" => {
+                    "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the memory resource"
+                }
+                "ephemeral-storage" => {
+                    "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the local ephemeral storage resource"
+                }
+                _ => {
+                    "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the hugepages resource"
+                }
             },
         ),
         None => return,

@@ -13,7 +13,7 @@ mod update;
 mod volume;
 mod warnings;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::field::Field;
 use super::{Context, Shape, Strategy, bump_generation, differs, format, template};
@@ -22,7 +22,7 @@ use crate::status::Errors;
 
 pub(super) use affinity::{node_selector, node_term, taint_effect, tolerations};
 pub(super) use spec::validate as validate_spec;
-pub(super) use volume::{csi_driver, has_source, host_path, legacy_source, no_backsteps};
+pub(super) use volume::{csi_driver, host_path, legacy_source, no_backsteps};
 pub(super) use warnings::of_spec as spec_warnings;
 
 #[derive(Debug)]
@@ -33,17 +33,7 @@ impl Strategy for Pods {
         Shape::FULL
     }
     fn default(&self, new: &mut Object) {
-        let spec = new.entry("spec");
-        let host_network = spec.get("hostNetwork").and_then(Value::as_bool) == Some(true);
-        for list in ["containers", "initContainers"] {
-            for container in template::objects(spec, list) {
-                requests_from_limits(container);
-                if host_network {
-                    host_ports_from_ports(container);
-                }
-            }
-        }
-        template::default_spec(spec);
+        template::default_spec(new.entry("spec"));
     }
     fn prepare_create(&self, _context: &Context<'_>, new: &mut Object) {
         new.metadata_mut().insert("generation".into(), 1.into());
@@ -64,7 +54,11 @@ impl Strategy for Pods {
             "status" => {
                 Shape::FULL.prepare_update(context, new, old);
                 // The kubelet reports; who owns a pod and whether it is deleted is not its to say.
-                keep_metadata(new, old, &["ownerReferences", "deletionTimestamp", "deletionGracePeriodSeconds"]);
+                keep_metadata(
+                    new,
+                    old,
+                    &["ownerReferences", "deletionTimestamp", "deletionGracePeriodSeconds"],
+                );
                 if let Some(qos) = old.at(&["status", "qosClass"]) {
                     new.entry("status").entry("qosClass").or_insert_with(|| qos.clone());
                 }
@@ -120,32 +114,6 @@ fn keep_metadata(new: &mut Object, old: &Object, names: &[&str]) {
             Some(value) => new.metadata_mut().insert((*name).into(), value.clone()),
             None => new.metadata_mut().remove(*name),
         };
-    }
-}
-
-/// Who limits a resource without asking for it asks for the limit.
-fn requests_from_limits(container: &mut Map<String, Value>) {
-    let Some(resources) = container.get_mut("resources").and_then(Value::as_object_mut) else { return };
-    let limits = resources.get("limits").and_then(Value::as_object).filter(|limits| !limits.is_empty()).cloned();
-    let Some(limits) = limits else { return };
-    let requests = resources.entry("requests").or_insert_with(|| json!({}));
-    if requests.is_null() {
-        *requests = json!({});
-    }
-    if let Some(requests) = requests.as_object_mut() {
-        for (name, limit) in limits {
-            requests.entry(name).or_insert(limit);
-        }
-    }
-}
-
-fn host_ports_from_ports(container: &mut Map<String, Value>) {
-    for port in template::objects(container, "ports") {
-        let number = port.get("containerPort").cloned().unwrap_or(Value::Null);
-        let host = port.entry("hostPort").or_insert(Value::Null);
-        if host.as_i64().unwrap_or(0) == 0 {
-            *host = number;
-        }
     }
 }
 

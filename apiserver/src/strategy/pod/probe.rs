@@ -42,8 +42,7 @@ fn handler(field: &Field, grace: i64, errors: &mut Errors) {
         get.get("scheme").one_of(errors, &["HTTP", "HTTPS"]);
         for header in get.get("httpHeaders").items() {
             let name = header.get("name").str();
-            let good = !name.is_empty()
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+            let good = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
             if !good {
                 get.get("httpHeaders").invalid_as(
                     errors,
@@ -77,7 +76,13 @@ fn handler(field: &Field, grace: i64, errors: &mut Errors) {
 
 fn probe(field: &Field, grace: i64, errors: &mut Errors) {
     handler(field, grace, errors);
-    for name in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
+    for name in [
+        "initialDelaySeconds",
+        "timeoutSeconds",
+        "periodSeconds",
+        "successThreshold",
+        "failureThreshold",
+    ] {
         field.get(name).non_negative(errors);
     }
     let own = field.get("terminationGracePeriodSeconds");

@@ -3,43 +3,67 @@
 use std::collections::BTreeMap;
 
 use api::quantity::Quantity;
+use serde_json::{Map, Value};
 
 use super::super::field::Field;
 use super::super::resources::quantity;
 
 /// `Guaranteed`, `Burstable` or `BestEffort` (component-helpers, ComputePodQOS).
 pub(super) fn class(spec: &Field) -> &'static str {
-    let (mut requests, mut limits) = (BTreeMap::new(), BTreeMap::new());
-    let mut guaranteed = true;
-    let mut judge = |resources: &Field| {
-        add(&resources.get("requests"), &mut requests);
-        let limited = add(&resources.get("limits"), &mut limits);
-        guaranteed &= limited == 2;
-    };
     let whole = spec.get("resources");
+    let lists = [spec.get("containers"), spec.get("initContainers")];
+    let mut sums = Sums::default();
     if whole.get("requests").is_empty() && whole.get("limits").is_empty() {
-        for kind in ["containers", "initContainers"] {
-            for container in spec.get(kind).items() {
-                judge(&container.get("resources"));
-            }
+        for resources in lists
+            .iter()
+            .flat_map(|list| list.array())
+            .map(|container| container.get("resources"))
+        {
+            sums.add(resources);
         }
     } else {
-        judge(&whole);
+        sums.add(whole.value());
     }
+    let Sums {
+        requests,
+        limits,
+        unlimited,
+    } = sums;
     if requests.is_empty() && limits.is_empty() {
         "BestEffort"
-    } else if guaranteed && requests == limits {
+    } else if !unlimited && requests == limits {
         "Guaranteed"
     } else {
         "Burstable"
     }
 }
 
-/// Adds cpu and memory to the sums; how many of the two were there.
-fn add<'v>(list: &Field<'v, '_>, sums: &mut BTreeMap<&'v str, Quantity>) -> usize {
+/// Requests and limits of cpu and memory, added up.
+#[derive(Default)]
+struct Sums<'v> {
+    requests: BTreeMap<&'v str, Quantity>,
+    limits: BTreeMap<&'v str, Quantity>,
+    /// Some container has no limit for one of the two.
+    unlimited: bool,
+}
+
+impl<'v> Sums<'v> {
+    fn add(&mut self, resources: Option<&'v Value>) {
+        let list = |name: &str| resources.and_then(|r| r.get(name)).and_then(Value::as_object);
+        add(list("requests"), &mut self.requests);
+        self.unlimited |= add(list("limits"), &mut self.limits) < 2;
+    }
+}
+
+/// Adds a list to the sums; how many of the two were in it.
+fn add<'v>(list: Option<&'v Map<String, Value>>, sums: &mut BTreeMap<&'v str, Quantity>) -> usize {
     let mut found = 0;
-    for (name, amount) in list.entries().filter(|(name, _)| matches!(*name, "cpu" | "memory")) {
-        if let Some(amount) = quantity(&amount).filter(|amount| *amount > Quantity::ZERO) {
+    for (name, amount) in list
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory"))
+    {
+        if let Some(amount) = quantity(&Field::at(Some(amount), "")).filter(|amount| *amount > Quantity::ZERO) {
             *sums.entry(name).or_insert(Quantity::ZERO) += amount;
             found += 1;
         }
@@ -61,11 +85,21 @@ mod tests {
             (json!([full]), "Guaranteed"),
             (json!([full, {}]), "Burstable"),
             (json!([{"requests": {"cpu": "1"}}]), "Burstable"),
-            (json!([{"limits": {"cpu": "1", "memory": "1"}, "requests": {"cpu": "500m", "memory": "1"}}]), "Burstable"),
-            (json!([{"requests": {"a.b/c": "1"}, "limits": {"a.b/c": "1"}}]), "BestEffort"),
+            (
+                json!([{"limits": {"cpu": "1", "memory": "1"}, "requests": {"cpu": "500m", "memory": "1"}}]),
+                "Burstable",
+            ),
+            (
+                json!([{"requests": {"a.b/c": "1"}, "limits": {"a.b/c": "1"}}]),
+                "BestEffort",
+            ),
         ] {
-            let containers: Vec<_> =
-                resources.as_array().expect("list").iter().map(|r| json!({ "resources": r })).collect();
+            let containers: Vec<_> = resources
+                .as_array()
+                .expect("list")
+                .iter()
+                .map(|r| json!({ "resources": r }))
+                .collect();
             let spec = json!({ "containers": containers });
             assert_eq!(class(&Field::at(Some(&spec), "spec")), want, "{resources}");
         }

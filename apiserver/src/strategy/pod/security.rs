@@ -22,7 +22,11 @@ fn seccomp(field: &Field, errors: &mut Errors) {
         "Localhost" if !local.present() => local.required(errors, "must be set when seccomp type is Localhost"),
         "Localhost" => descending_path(&local, errors),
         _ if local.present() => {
-            local.invalid_as(errors, field.shown().clone(), "can only be set when seccomp type is Localhost");
+            local.invalid_as(
+                errors,
+                field.shown().clone(),
+                "can only be set when seccomp type is Localhost",
+            );
         }
         _ => {}
     }
@@ -121,7 +125,12 @@ fn sysctls(field: &Field, spec: &Field, errors: &mut Errors) {
         if spec.get("hostNetwork").is_true() && plain.starts_with("net.") {
             name.invalid(errors, "may not be specified when 'hostNetwork' is true");
         }
-        if spec.get("hostIPC").is_true() && (plain.starts_with("kernel.shm") || plain.starts_with("kernel.msg") || plain == "kernel.sem" || plain.starts_with("fs.mqueue.")) {
+        if spec.get("hostIPC").is_true()
+            && (plain.starts_with("kernel.shm")
+                || plain.starts_with("kernel.msg")
+                || plain == "kernel.sem"
+                || plain.starts_with("fs.mqueue."))
+        {
             name.invalid(errors, "may not be specified when 'hostIPC' is true");
         }
     }
@@ -135,17 +144,27 @@ pub(super) fn of_container(context: &Field, host_users: bool, errors: &mut Error
     id(&context.get("runAsUser"), errors);
     id(&context.get("runAsGroup"), errors);
     let proc_mount = context.get("procMount");
-    if proc_mount.present() && proc_mount.one_of(errors, &["Default", "Unmasked"]) && host_users && proc_mount.str() == "Unmasked" {
+    if proc_mount.present()
+        && proc_mount.one_of(errors, &["Default", "Unmasked"])
+        && host_users
+        && proc_mount.str() == "Unmasked"
+    {
         proc_mount.invalid(errors, "`hostUsers` must be false to use `Unmasked`");
     }
     seccomp(&context.get("seccompProfile"), errors);
     app_armor(&context.get("appArmorProfile"), errors);
     if context.get("allowPrivilegeEscalation").bool() == Some(false) {
         if context.get("privileged").is_true() {
-            context.invalid(errors, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true");
+            context.invalid(
+                errors,
+                "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
+            );
         }
         if context.get("capabilities.add").strings().any(|c| c == "CAP_SYS_ADMIN") {
-            context.invalid(errors, "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN");
+            context.invalid(
+                errors,
+                "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN",
+            );
         }
     }
 }

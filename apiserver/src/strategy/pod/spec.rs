@@ -56,7 +56,8 @@ pub(in super::super) fn validate(spec: &Field, in_pod: bool, errors: &mut Errors
         }
     }
     if !gates.is_empty() && !spec.get("nodeName").str().is_empty() {
-        spec.get("nodeName").forbidden(errors, "cannot be set until all schedulingGates have been cleared");
+        spec.get("nodeName")
+            .forbidden(errors, "cannot be set until all schedulingGates have been cleared");
     }
     affinity::spread(&spec.get("topologySpreadConstraints"), errors);
     affinity::tolerations(&spec.get("tolerations"), errors);
@@ -77,7 +78,10 @@ pub(in super::super) fn validate(spec: &Field, in_pod: bool, errors: &mut Errors
         class.each_invalid(errors, format::dns_subdomain(class.str()));
     }
     let deadline = spec.get("activeDeadlineSeconds");
-    if deadline.int().is_some_and(|seconds| !(1..=i64::from(i32::MAX)).contains(&seconds)) {
+    if deadline
+        .int()
+        .is_some_and(|seconds| !(1..=i64::from(i32::MAX)).contains(&seconds))
+    {
         deadline.invalid(errors, "must be between 1 and 2147483647, inclusive");
     }
     host_aliases(&spec.get("hostAliases"), errors);
@@ -114,7 +118,10 @@ fn dns(spec: &Field, errors: &mut Errors) {
             return config.required(errors, "must provide `dnsConfig` when `dnsPolicy` is None");
         }
         if servers.is_empty() {
-            servers.required(errors, "must provide at least one DNS nameserver when `dnsPolicy` is None");
+            servers.required(
+                errors,
+                "must provide at least one DNS nameserver when `dnsPolicy` is None",
+            );
         }
     }
     if servers.len() > 3 {
@@ -136,7 +143,10 @@ fn dns(spec: &Field, errors: &mut Errors) {
     for search in searches.items() {
         let name = search.str();
         if name != "." {
-            search.each_invalid(errors, format::dns_subdomain_underscore(name.strip_suffix('.').unwrap_or(name)));
+            search.each_invalid(
+                errors,
+                format::dns_subdomain_underscore(name.strip_suffix('.').unwrap_or(name)),
+            );
         }
     }
     for option in config.get("options").items() {

@@ -14,7 +14,8 @@ pub(super) fn validate(new: &Object, old: &Object, errors: &mut Errors) {
     let (spec, was) = (Field::root(new, "spec"), Field::root(old, "spec"));
     for kind in ["containers", "initContainers"] {
         if spec.get(kind).len() != was.get(kind).len() {
-            spec.get(kind).forbidden(errors, "pod updates may not add or remove containers");
+            spec.get(kind)
+                .forbidden(errors, "pod updates may not add or remove containers");
             return;
         }
     }
@@ -24,7 +25,11 @@ pub(super) fn validate(new: &Object, old: &Object, errors: &mut Errors) {
             return deadline.invalid(errors, "must be less than or equal to previous value");
         }
         (None, Some(_)) => {
-            deadline.invalid_as(errors, Value::Null, "must not update from a positive integer to nil value");
+            deadline.invalid_as(
+                errors,
+                Value::Null,
+                "must not update from a positive integer to nil value",
+            );
         }
         _ => {}
     }
@@ -32,14 +37,31 @@ pub(super) fn validate(new: &Object, old: &Object, errors: &mut Errors) {
     let gates = spec.get("schedulingGates");
     for gate in gates.items() {
         let name = gate.get("name").str();
-        if !was.get("schedulingGates").items().any(|old| old.get("name").str() == name) {
-            gates.forbidden(errors, &format!("only deletion is allowed, but found new scheduling gate '{name}'"));
+        if !was
+            .get("schedulingGates")
+            .items()
+            .any(|old| old.get("name").str() == name)
+        {
+            gates.forbidden(
+                errors,
+                &format!("only deletion is allowed, but found new scheduling gate '{name}'"),
+            );
         }
     }
 
     // All that is allowed is set back; what then differs is not.
-    let mut munged = new.0.get("spec").and_then(Value::as_object).cloned().unwrap_or_default();
-    let old_spec = old.0.get("spec").and_then(Value::as_object).cloned().unwrap_or_default();
+    let mut munged = new
+        .0
+        .get("spec")
+        .and_then(Value::as_object)
+        .cloned()
+        .unwrap_or_default();
+    let old_spec = old
+        .0
+        .get("spec")
+        .and_then(Value::as_object)
+        .cloned()
+        .unwrap_or_default();
     for list in ["containers", "initContainers"] {
         set_back_each(&mut munged, &old_spec, list, "image");
     }
@@ -69,7 +91,9 @@ pub(super) fn validate(new: &Object, old: &Object, errors: &mut Errors) {
     let mirror = "kubernetes.io/config.mirror";
     let annotations = Field::root(new, "metadata.annotations");
     if annotations.key(mirror).present() && !Field::root(old, "metadata.annotations").key(mirror).present() {
-        annotations.key(mirror).forbidden(errors, "may not add mirror pod annotation");
+        annotations
+            .key(mirror)
+            .forbidden(errors, "may not add mirror pod annotation");
     }
 }
 
@@ -82,18 +106,26 @@ fn gated(
     errors: &mut Errors,
 ) {
     let selector = spec.get("nodeSelector");
-    let kept = was.get("nodeSelector").entries().all(|(key, value)| selector.key(key).value() == value.value());
+    let kept = was
+        .get("nodeSelector")
+        .entries()
+        .all(|(key, value)| selector.key(key).value() == value.value());
     if kept {
         set_back(munged, old_spec, "nodeSelector");
     } else {
-        selector.invalid(errors, "only additions to spec.nodeSelector are allowed (no mutations or deletions)");
+        selector.invalid(
+            errors,
+            "only additions to spec.nodeSelector are allowed (no mutations or deletions)",
+        );
     }
     // Terms of a required node affinity are alternatives: each may only get more conditions.
     let path = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
     let (terms, before) = (spec.get(path), was.get(path));
     let contains = |new: &Field, old: &Field| {
         ["matchExpressions", "matchFields"].iter().all(|kind| {
-            old.get(kind).items().all(|o| new.get(kind).items().any(|n| same(n.value(), o.value())))
+            old.get(kind)
+                .items()
+                .all(|o| new.get(kind).items().any(|n| same(n.value(), o.value())))
         })
     };
     let narrower = before.is_empty()
@@ -111,7 +143,10 @@ fn gated(
             *munged = map;
         }
     } else {
-        terms.invalid(errors, "no additions/deletions to non-empty NodeSelectorTerms list are allowed");
+        terms.invalid(
+            errors,
+            "no additions/deletions to non-empty NodeSelectorTerms list are allowed",
+        );
     }
 }
 
@@ -123,8 +158,14 @@ fn set_back(new: &mut Map<String, Value>, old: &Map<String, Value>, name: &str) 
 }
 
 fn set_back_each(new: &mut Map<String, Value>, old: &Map<String, Value>, list: &str, name: &str) {
-    let before: Vec<Map<String, Value>> =
-        old.get(list).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object).cloned().collect();
+    let before: Vec<Map<String, Value>> = old
+        .get(list)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object)
+        .cloned()
+        .collect();
     for (now, then) in template::objects(new, list).zip(&before) {
         set_back(now, then, name);
     }
@@ -215,20 +256,24 @@ pub(super) fn keep_all_but_ephemeral(new: &mut Object, old: &Object) {
     }
     if let Some(asked) = asked {
         new.entry("spec").insert("ephemeralContainers".into(), asked);
-        let spec = new.entry("spec");
-        template::default_spec(spec);
     }
 }
 
 pub(super) fn validate_ephemeral(new: &Object, old: &Object, errors: &mut Errors) {
     super::whole(new, errors);
-    let (list, was) = (Field::root(new, "spec.ephemeralContainers"), Field::root(old, "spec.ephemeralContainers"));
+    let (list, was) = (
+        Field::root(new, "spec.ephemeralContainers"),
+        Field::root(old, "spec.ephemeralContainers"),
+    );
     for before in was.items() {
         let name = before.get("name").str();
         match list.items().find(|c| c.get("name").str() == name) {
             None => list.forbidden(errors, "existing ephemeral containers may not be removed"),
             Some(after) if !same(after.value(), before.value()) => {
-                list.forbidden(errors, &format!("existing ephemeral containers \"{name}\" may not be changed"));
+                list.forbidden(
+                    errors,
+                    &format!("existing ephemeral containers \"{name}\" may not be changed"),
+                );
             }
             Some(_) => {}
         }
@@ -244,7 +289,12 @@ pub(super) fn keep_all_but_resources(new: &mut Object, old: &Object) {
         let spec = kept.entry("spec");
         for container in template::objects(spec, list) {
             let name = container.get("name").and_then(Value::as_str).unwrap_or("").to_owned();
-            let Some(new) = wanted.get(list).items().find(|c| c.get("name").str() == name).and_then(|c| c.value()) else {
+            let Some(new) = wanted
+                .get(list)
+                .items()
+                .find(|c| c.get("name").str() == name)
+                .and_then(|c| c.value())
+            else {
                 continue;
             };
             for what in ["resources", "resizePolicy"] {
@@ -280,11 +330,20 @@ pub(super) fn validate_resize(new: &Object, old: &Object, errors: &mut Errors) {
                     let resizable = matches!(name, "cpu" | "memory");
                     let field = after.get(kind);
                     if !resizable && !same(field.key(name).value(), value.value()) {
-                        container.get("resources").forbidden(errors, "only cpu and memory resources are mutable");
+                        container
+                            .get("resources")
+                            .forbidden(errors, "only cpu and memory resources are mutable");
                     } else if resizable && !field.key(name).present() {
                         container.get("resources").forbidden(
                             errors,
-                            &format!("{} cannot be removed", if kind == "limits" { "resource limits" } else { "resource requests" }),
+                            &format!(
+                                "{} cannot be removed",
+                                if kind == "limits" {
+                                    "resource limits"
+                                } else {
+                                    "resource requests"
+                                }
+                            ),
                         );
                     }
                 }

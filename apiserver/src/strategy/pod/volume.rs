@@ -43,11 +43,6 @@ const SOURCES: &[&str] = &[
     "image",
 ];
 
-/// Whether a volume names any source.
-pub(super) fn has_source(volume: &Field) -> bool {
-    SOURCES.iter().any(|source| volume.get(source).present())
-}
-
 /// The sources of the good volumes by name: what a container can mount.
 pub(super) type Volumes<'v> = BTreeMap<&'v str, Field<'v, 'static>>;
 
@@ -88,7 +83,9 @@ fn source(volume: &Field, in_template: bool, errors: &mut Errors) {
         return volume.required(errors, "must specify a volume type");
     };
     for second in found {
-        volume.get(second).forbidden(errors, "may not specify more than 1 volume type");
+        volume
+            .get(second)
+            .forbidden(errors, "may not specify more than 1 volume type");
     }
     let field = volume.get(first);
     match *first {
@@ -194,7 +191,9 @@ pub fn legacy_source(kind: &str, field: &Field, errors: &mut Errors) {
         }
         "fc" => {
             if field.get("targetWWNs").is_empty() && field.get("wwids").is_empty() {
-                field.get("targetWWNs").required(errors, "must specify either targetWWNs or wwids, but not both");
+                field
+                    .get("targetWWNs")
+                    .required(errors, "must specify either targetWWNs or wwids, but not both");
             }
         }
         _ => {}
@@ -218,7 +217,16 @@ pub fn host_path(field: &Field, errors: &mut Errors) {
     if !kind.str().is_empty() {
         kind.one_of(
             errors,
-            &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"],
+            &[
+                "",
+                "BlockDevice",
+                "CharDevice",
+                "Directory",
+                "DirectoryOrCreate",
+                "File",
+                "FileOrCreate",
+                "Socket",
+            ],
         );
     }
 }
@@ -290,7 +298,11 @@ fn downward_file(file: &Field, errors: &mut Errors) {
         (true, other) => {
             env::field_ref(&own, env::VOLUME_FIELDS, errors);
             if other {
-                file.invalid_as(errors, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously");
+                file.invalid_as(
+                    errors,
+                    "resource",
+                    "fieldRef and resourceFieldRef can not be specified simultaneously",
+                );
             }
         }
         (false, true) => env::resource_ref(&resource, true, errors),
@@ -304,7 +316,14 @@ fn projected(field: &Field, errors: &mut Errors) {
     let mut taken = BTreeSet::new();
     for source in field.get("sources").items() {
         let mut kinds = 0;
-        for kind in ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"] {
+        for kind in [
+            "secret",
+            "configMap",
+            "downwardAPI",
+            "serviceAccountToken",
+            "clusterTrustBundle",
+            "podCertificate",
+        ] {
             let projection = source.get(kind);
             if !projection.present() {
                 continue;
@@ -319,7 +338,12 @@ fn projected(field: &Field, errors: &mut Errors) {
                 "secret" | "configMap" => {
                     required(&projection, &["name"], errors);
                     key_paths(&projection.get("items"), errors);
-                    paths.extend(projection.get("items").items().map(|item| item.get("path").str().to_owned()));
+                    paths.extend(
+                        projection
+                            .get("items")
+                            .items()
+                            .map(|item| item.get("path").str().to_owned()),
+                    );
                 }
                 "downwardAPI" => {
                     for file in projection.get("items").items() {
@@ -403,8 +427,10 @@ pub(super) fn mounts(container: &Field, volumes: &Volumes, errors: &mut Errors) 
         if propagation.present() {
             propagation.one_of(errors, &["Bidirectional", "HostToContainer", "None"]);
             if propagation.str() == "Bidirectional" && !container.get("securityContext.privileged").is_true() {
-                propagation
-                    .forbidden(errors, "Bidirectional mount propagation is available only to privileged containers");
+                propagation.forbidden(
+                    errors,
+                    "Bidirectional mount propagation is available only to privileged containers",
+                );
             }
         }
         let recursive = mount.get("recursiveReadOnly");

@@ -8,11 +8,26 @@ use crate::object::Object;
 
 /// Node labels that are on their way out: old name, since when, new name.
 const OLD_NODE_LABELS: &[(&str, &str)] = &[
-    ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
-    ("beta.kubernetes.io/os", "deprecated since v1.14; use \"kubernetes.io/os\" instead"),
-    ("failure-domain.beta.kubernetes.io/region", "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead"),
-    ("failure-domain.beta.kubernetes.io/zone", "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead"),
-    ("beta.kubernetes.io/instance-type", "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead"),
+    (
+        "beta.kubernetes.io/arch",
+        "deprecated since v1.14; use \"kubernetes.io/arch\" instead",
+    ),
+    (
+        "beta.kubernetes.io/os",
+        "deprecated since v1.14; use \"kubernetes.io/os\" instead",
+    ),
+    (
+        "failure-domain.beta.kubernetes.io/region",
+        "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead",
+    ),
+    (
+        "failure-domain.beta.kubernetes.io/zone",
+        "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead",
+    ),
+    (
+        "beta.kubernetes.io/instance-type",
+        "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead",
+    ),
 ];
 
 pub(super) fn of_pod(pod: &Object) -> Vec<String> {
@@ -30,7 +45,10 @@ pub fn of_spec(spec: &Field) -> Vec<String> {
     }
     let grace = spec.get("terminationGracePeriodSeconds");
     if grace.number() < 0 {
-        out.push(format!("{}: must be >= 0; negative values are invalid and will be treated as 1", grace.path()));
+        out.push(format!(
+            "{}: must be >= 0; negative values are invalid and will be treated as 1",
+            grace.path()
+        ));
     }
     for volume in spec.get("volumes").items() {
         for (kind, why) in [
