@@ -20,7 +20,7 @@ impl Backoff {
     }
 
     /// The pause before the next attempt.
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let pause = double(self.first, self.failures, self.most);
         self.failures = self.failures.saturating_add(1);
         pause.mul_f64(1.0 + rand::random::<f64>() / 5.0)
@@ -50,9 +50,9 @@ mod tests {
             assert_eq!(double(ms(5), times, ms(100)), ms(want), "{times}");
         }
         let mut backoff = Backoff::new(ms(100), ms(1000));
-        assert!(backoff.next() < ms(121));
-        assert!(backoff.next() >= ms(200));
+        assert!(backoff.pause() < ms(121));
+        assert!(backoff.pause() >= ms(200));
         backoff.reset();
-        assert!(backoff.next() < ms(121));
+        assert!(backoff.pause() < ms(121));
     }
 }

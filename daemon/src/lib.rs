@@ -21,7 +21,7 @@ pub mod telemetry;
 pub mod tls;
 
 pub use clients::Clients;
-//pub use events::Recorder;
+pub use events::Recorder;
 pub use informer::{Change, Entry, Informers, Lister, Options};
 pub use queue::{Next, Queue, work};
 pub use supervise::supervise;

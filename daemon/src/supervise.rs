@@ -44,7 +44,7 @@ where
         if began.elapsed() >= HEALTHY {
             backoff.reset();
         }
-        let pause = backoff.next();
+        let pause = backoff.pause();
         match end {
             Ok(Ok(())) => info!(part = name, ?pause, "ended; restarting"),
             Ok(Err(cause)) => {

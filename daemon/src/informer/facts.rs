@@ -261,7 +261,7 @@ mod tests {
                 "ownerReferences":[{"apiVersion":"v1","kind":"X","name":"x","uid":"ux"},
                   {"apiVersion":"apps/v1","kind":"ReplicaSet","name":"rs","uid":"urs","controller":true,"blockOwnerDeletion":true}]},
                 "status":{}}"#,
-            Arc::from,
+            |word| word.into(),
         )
         .unwrap();
         assert_eq!(

@@ -72,7 +72,7 @@ pub(super) async fn feed(client: kube::Client, sink: Arc<dyn Sink>) {
         match outcome {
             Ok(()) => backoff.reset(),
             Err(error) => {
-                let pause = backoff.next();
+                let pause = backoff.pause();
                 let text = crate::chain(&error);
                 let resource = feed.sink.resource();
                 match error {
