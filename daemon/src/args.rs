@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::lead;
 use crate::telemetry::{self, Format};
+use crate::{lead, process, tls};
 
 /// How the process logs.
 #[derive(Debug, Clone, clap::Args)]
@@ -50,6 +50,16 @@ pub struct Serving {
     /// Key of the serving certificate.
     #[arg(long, requires = "tls_cert_file")]
     pub tls_private_key_file: Option<PathBuf>,
+}
+
+impl Serving {
+    /// The listener's TLS: from the files that were named, else with a certificate made now.
+    pub fn tls(&self) -> Result<rustls::ServerConfig, tls::Error> {
+        match (&self.tls_cert_file, &self.tls_private_key_file) {
+            (Some(certificate), Some(key)) => tls::server(certificate, key, None),
+            _ => tls::self_signed(vec![process::host_name(), "localhost".to_owned()]),
+        }
+    }
 }
 
 /// Whether one of several processes leads.

@@ -30,6 +30,12 @@ where
     code
 }
 
+/// What the machine is called; Lease holders and events carry it.
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_lowercase()
+}
+
 async fn live<F, E>(name: &'static str, part: impl FnOnce(CancellationToken) -> F) -> ExitCode
 where
     F: Future<Output = Result<(), E>>,

@@ -35,6 +35,8 @@ pub enum Error {
     Authority(PathBuf, #[source] BoxedCause),
     #[error("the TLS protocol versions")]
     Versions(#[source] rustls::Error),
+    #[error("making a certificate")]
+    Make(#[source] BoxedCause),
 }
 
 type BoxedCause = crate::BoxError;
@@ -57,6 +59,21 @@ pub fn server(certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Resul
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(pair);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// A server's configuration with a certificate that nobody signed, made now: for health and metrics of a process that
+/// was given none, as upstream's components do.
+pub fn self_signed(names: Vec<String>) -> Result<ServerConfig, Error> {
+    let made = rcgen::generate_simple_self_signed(names).map_err(|cause| Error::Make(cause.into()))?;
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(Error::Versions)?
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .map_err(|cause| Error::Make(cause.into()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
