@@ -1,0 +1,19 @@
+use super::{Check, Filter};
+use crate::cluster::Cluster;
+use crate::pod::Pod;
+
+/// A pod that names its node goes there. Such a pod is bound from its birth, so this holds for simulations only.
+#[derive(Debug)]
+pub(super) struct NodeName;
+
+impl Filter for NodeName {
+    fn name(&self) -> &'static str {
+        "NodeName"
+    }
+    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Cluster) -> Option<Check<'a>> {
+        let wanted = pod.node.as_ref()?;
+        Some(Box::new(move |node| {
+            (node.name != *wanted).then_some("node(s) didn't match the requested node name".into())
+        }))
+    }
+}
