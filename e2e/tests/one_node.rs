@@ -1,0 +1,78 @@
+//! One node, from `up` to `reset`, with the real kubectl. The scenarios share a cluster, each in a namespace of its own;
+//! those that end or restart the cluster run alone, after them.
+
+use std::sync::Arc;
+
+use e2e::lab::{self, Node};
+use e2e::tools::Tools;
+use libtest_mimic::{Arguments, Conclusion, Trial};
+
+#[path = "one_node/basics.rs"]
+mod basics;
+#[path = "one_node/endings.rs"]
+mod endings;
+#[path = "one_node/refusals.rs"]
+mod refusals;
+#[path = "one_node/samples.rs"]
+mod samples;
+
+type Scenario = fn(&Node) -> anyhow::Result<()>;
+
+fn main() -> std::process::ExitCode {
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some(lab::INIT) {
+        lab::init(&words.next().expect("the lab names its ready file"));
+    }
+    let mut arguments = Arguments::from_args();
+    // Two cores carry the cluster and the tests.
+    arguments.test_threads = arguments.test_threads.or(Some(3));
+    if !nix::unistd::Uid::effective().is_root() {
+        println!("one_node: skipped, labs need root");
+        return std::process::ExitCode::SUCCESS;
+    }
+    let node = match start() {
+        Ok(node) => Arc::new(node),
+        Err(error) => {
+            println!("the lab does not start: {error:#}");
+            return std::process::ExitCode::FAILURE;
+        }
+    };
+    let together = [basics::SCENARIOS, samples::SCENARIOS, refusals::SCENARIOS].concat();
+    let first = libtest_mimic::run(&arguments, trials(&node, &together));
+    arguments.test_threads = Some(1);
+    let second = libtest_mimic::run(&arguments, trials(&node, endings::SCENARIOS));
+    let failed = |conclusion: &Conclusion| conclusion.num_failed > 0;
+    drop(node);
+    if failed(&first) || failed(&second) {
+        std::process::ExitCode::FAILURE
+    } else {
+        std::process::ExitCode::SUCCESS
+    }
+}
+
+fn start() -> anyhow::Result<Node> {
+    let tools = Tools::get()?;
+    let node = Node::start("lab", &tools)?;
+    endings::remember(&node)?;
+    let said = node.coracle(&["up"]).map_err(|error| error.context(node.logs()))?;
+    print!("{said}");
+    for (name, make) in [
+        ("busybox", e2e::images::busybox as fn(&Tools, &std::path::Path) -> _),
+        ("redis", e2e::images::redis),
+    ] {
+        let archive = node.file(&format!("{name}.tar"));
+        make(&tools, &archive)?;
+        node.coracle(&["image", "load", &archive.display().to_string()])?;
+    }
+    Ok(node)
+}
+
+fn trials(node: &Arc<Node>, scenarios: &[(&'static str, Scenario)]) -> Vec<Trial> {
+    let trial = |(name, scenario): &(&'static str, Scenario)| {
+        let (node, scenario) = (node.clone(), *scenario);
+        Trial::test(*name, move || {
+            scenario(&node).map_err(|error| format!("{error:#}\n{}", node.logs()).into())
+        })
+    };
+    scenarios.iter().map(trial).collect()
+}
