@@ -2,15 +2,13 @@
 
 use super::super::row::{Resource, Subresource::*};
 use super::{CREATE, cells, cluster, namespaced};
-use crate::strategy::{Shape, format, pod, volume};
+use crate::strategy::{Shape, format};
 
 const V1: &str = "v1";
 
 pub(super) fn rows() -> Vec<Resource> {
     vec![
-        namespaced("", V1, "Binding", "bindings")
-            .verbs(CREATE)
-            .strategy(pod::Bindings),
+        namespaced("", V1, "Binding", "bindings").verbs(CREATE),
         namespaced("", V1, "ConfigMap", "configmaps")
             .short("cm")
             .columns("Name, Data, Age", cells::cluster::config_map),
@@ -50,7 +48,7 @@ pub(super) fn rows() -> Vec<Resource> {
                 "Name, Status, Volume, Capacity, Access Modes, StorageClass, VolumeAttributesClass, Age, VolumeMode*",
                 cells::volume::claim,
             )
-            .strategy(volume::Claims),
+            .shape(Shape::STATUS),
         cluster("", V1, "PersistentVolume", "persistentvolumes")
             .returns_deleted()
             .short("pv")
@@ -60,7 +58,7 @@ pub(super) fn rows() -> Vec<Resource> {
                  Reason, Age, VolumeMode*",
                 cells::volume::volume,
             )
-            .strategy(volume::Volumes),
+            .shape(Shape::STATUS),
         namespaced("", V1, "Pod", "pods")
             .returns_deleted()
             .short("po")
@@ -85,11 +83,11 @@ pub(super) fn rows() -> Vec<Resource> {
                 "Name, Ready, Status, Restarts, Age, IP*, Node*, Nominated Node*, Readiness Gates*",
                 cells::pod::cells,
             )
-            .strategy(pod::Pods),
+            .shape(Shape::FULL),
         namespaced("", V1, "PodTemplate", "podtemplates")
             .returns_deleted()
             .columns("Name, Containers, Images, Pod Labels", cells::pod::template)
-            .strategy(pod::PodTemplates),
+            .shape(Shape::COUNTED),
         namespaced("", V1, "ReplicationController", "replicationcontrollers")
             .short("rc")
             .all()

@@ -1,0 +1,58 @@
+# The commands of this project. CI runs the same ones.
+SHELL := /bin/bash
+target := $(or $(CARGO_TARGET_DIR),target)
+coracle := $(target)/release/coracle
+cargo := cargo --locked
+sudo := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+.PHONY: build
+build: ## Build the release binaries
+	$(cargo) build --release --bins
+
+.PHONY: up
+up: ## Build, then start a one-node cluster and point kubectl at it
+	$(cargo) build --release -p coracle
+	$(sudo) $(coracle) up
+
+.PHONY: down
+down: ## Stop the cluster; what is stored stays
+	$(sudo) $(coracle) down
+
+.PHONY: reset
+reset: ## Remove the cluster and everything that it left on this machine
+	$(sudo) $(coracle) reset
+
+.PHONY: install
+install: ## Put coracle into /usr/local/bin
+	$(cargo) build --release -p coracle
+	$(sudo) install -m 755 $(coracle) /usr/local/bin/coracle
+
+.PHONY: lint
+lint: ## Formatting, clippy and documentation, warnings as errors
+	cargo fmt --check
+	$(cargo) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(cargo) doc --workspace --no-deps --quiet
+
+# Facts of Kubernetes 1.36 that parity tests read where they are at hand.
+export KUBERNETES_FACTS ?= $(wildcard $(abspath ../shared/kubernetes-v1.36))
+
+.PHONY: unit
+unit: ## Unit, property, contract and component tests
+	$(cargo) test --workspace --exclude e2e
+
+.PHONY: e2e
+e2e: ## Whole-cluster tests in lab namespaces (root)
+	$(cargo) build --release -p coracle
+	CORACLE_BINARY=$(coracle) $(cargo) test -p e2e
+
+.PHONY: test
+test: lint unit e2e ## Everything that must pass
+
+.PHONY: bench
+bench: ## Measure, compare with the budgets, add to the history
+	$(cargo) build --release --bins
+	$(sudo) $(target)/release/bench
