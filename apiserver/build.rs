@@ -2,6 +2,7 @@
 //! start, no heap, no relocations, and pages that nobody reads are never loaded. `schema/table.rs` reads the records.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Write as _;
 use std::path::Path;
 
 // The reader's constants; a test in table.rs reads every record, so a difference does not stay hidden.
@@ -12,6 +13,7 @@ const REQUIRED: u16 = 8;
 const ALWAYS: u16 = 16;
 const ATOMIC_MAP: u16 = 32;
 const INLINE: u16 = 64;
+const GRANULAR: u16 = 128;
 
 const SHAPES: &[&str] = &[
     "string",
@@ -143,10 +145,13 @@ impl<'a> Packer<'a> {
             !line.has("omitzero") && (!line.has("omit") || (structure && !pointer)),
         );
         let target = bare.strip_prefix('@').and_then(|id| types.iter().find(|t| t.id == id));
+        // What the field says of itself stands above what its type says.
+        let map = line.value("map");
         set(
             ATOMIC_MAP,
-            line.value("map") == Some("atomic") || target.is_some_and(|t| t.atomic),
+            map == Some("atomic") || map.is_none() && target.is_some_and(|t| t.atomic),
         );
+        set(GRANULAR, map == Some("granular"));
         let list: u8 = match line.value("list") {
             None => 0,
             Some("atomic") => 1,
@@ -197,6 +202,119 @@ fn flatten<'t>(ty: &'t Type<'t>, types: &'t [Type<'t>], found: &mut BTreeMap<&'t
                 .unwrap_or_else(|| panic!("no type {id}"));
             flatten(inner, types, found);
         }
+    }
+}
+
+/// Sentences about types and fields, in the order of the table. They are not part of this project: they are read from
+/// the documentation comments of the k8s-openapi crate, which the workspace depends on anyway.
+mod descriptions {
+    use std::collections::HashMap;
+    use std::path::{Path, PathBuf};
+
+    /// By type (`core/v1.Pod`) and by type and field (`core/v1.Pod metadata`).
+    pub type Texts = HashMap<String, String>;
+
+    pub fn read() -> Texts {
+        let mut texts = Texts::new();
+        let root = source().join("src/v1_36");
+        for (folder, prefix) in [
+            ("api", ""),
+            ("apimachinery/pkg/apis", ""),
+            ("apiextensions_apiserver/pkg/apis", ""),
+            ("kube_aggregator/pkg/apis", ""),
+        ] {
+            walk(&root.join(folder), prefix, &mut texts);
+        }
+        assert!(
+            texts.len() > 2500,
+            "only {} descriptions found in {}",
+            texts.len(),
+            root.display()
+        );
+        texts
+    }
+
+    /// Where cargo keeps the crate.
+    fn source() -> PathBuf {
+        let cargo = std::env::var_os("CARGO").expect("cargo sets it");
+        let output = std::process::Command::new(cargo)
+            .args(["metadata", "--format-version=1", "--offline", "--locked"])
+            .output()
+            .expect("run cargo metadata");
+        let text = String::from_utf8(output.stdout).expect("cargo prints UTF-8");
+        // One path is wanted of a large document; it is always `…/k8s-openapi-<version>/Cargo.toml`.
+        text.split("\"manifest_path\":\"")
+            .filter_map(|rest| rest.split('"').next())
+            .find(|path| path.contains("k8s-openapi-0.") && path.ends_with("Cargo.toml"))
+            .and_then(|path| Path::new(path).parent().map(Path::to_path_buf))
+            .expect("the k8s-openapi crate is in the workspace's dependencies")
+    }
+
+    fn walk(folder: &Path, package: &str, texts: &mut Texts) {
+        let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        for entry in entries {
+            let path = entry.expect("read a folder").path();
+            let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+            if path.is_dir() {
+                let package = if package.is_empty() {
+                    name
+                } else {
+                    format!("{package}/{name}")
+                };
+                walk(&path, &package, texts);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                file(
+                    &std::fs::read_to_string(&path).expect("read a source file"),
+                    package,
+                    texts,
+                );
+            }
+        }
+    }
+
+    fn file(source: &str, package: &str, texts: &mut Texts) {
+        let mut names: HashMap<&str, &str> = HashMap::new();
+        for line in source.lines() {
+            if let Some((json, rust)) = line.trim().split_once(" => Field::Key_") {
+                names.insert(rust.trim_end_matches(','), json.trim_matches('"'));
+            }
+        }
+        let mut comment: Vec<&str> = Vec::new();
+        let mut current = None;
+        for line in source.lines() {
+            let line = line.trim();
+            if let Some(text) = line.strip_prefix("///") {
+                comment.push(text.strip_prefix(' ').unwrap_or(text));
+                continue;
+            }
+            if line.starts_with("#[") {
+                continue;
+            }
+            if let Some(rest) = line.strip_prefix("pub struct ") {
+                let name = rest.split([' ', '(', ';', '<']).next().unwrap_or_default();
+                texts.insert(format!("{package}.{name}"), plain(&comment));
+                current = line.ends_with('{').then_some(name);
+            } else if line == "}" {
+                current = None;
+            } else if let (Some(name), Some((field, _))) = (current, line.split_once(": "))
+                && let Some(rust) = field.strip_prefix("pub ")
+                && let Some(json) = names
+                    .get(rust.trim_start_matches("r#").trim_end_matches('_'))
+                    .or(names.get(rust))
+            {
+                texts.insert(format!("{package}.{name} {json}"), plain(&comment));
+            }
+            comment.clear();
+        }
+    }
+
+    /// The sentence without the escapes that documentation comments need.
+    fn plain(comment: &[&str]) -> String {
+        let mut text = comment.join("\n");
+        for mark in ['<', '>', '[', ']', '*', '_', '`', '#', '|'] {
+            text = text.replace(&format!("\\{mark}"), &mark.to_string());
+        }
+        text.replace("\\\\", "\\")
     }
 }
 
@@ -285,6 +403,24 @@ fn main() {
             .checked_add((flat.len() + wire.len()) as u16)
             .expect("fewer than 65,536 fields");
     }
+    let texts = descriptions::read();
+    let mut sentences: Vec<&str> = Vec::new();
+    for ty in &types {
+        let text = |key: &str| texts.get(key).map_or("", String::as_str);
+        sentences.push(text(ty.id));
+        let mut flat = BTreeMap::new();
+        flatten(ty, &types, &mut flat);
+        sentences.extend(flat.keys().map(|name| match text(&format!("{} {name}", ty.id)) {
+            // The crate has no fields for these but in types that are no resources.
+            "" if matches!(*name, "apiVersion" | "kind") => text(&format!("meta/v1.DeleteOptions {name}")),
+            text => text,
+        }));
+    }
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder
+        .write_all(sentences.join("\0").as_bytes())
+        .expect("writing to memory does not fail");
+    let sentences = encoder.finish().expect("writing to memory does not fail");
     let mut packed_kinds = Vec::new();
     for (group, version, kind, ty) in &kinds {
         for word in [group, version, kind] {
@@ -309,5 +445,7 @@ fn main() {
         out.extend(section);
     }
     let target = std::env::var_os("OUT_DIR").expect("cargo sets it");
-    std::fs::write(Path::new(&target).join("facts.bin"), out).expect("write facts.bin");
+    let target = Path::new(&target);
+    std::fs::write(target.join("facts.bin"), out).expect("write facts.bin");
+    std::fs::write(target.join("sentences.bin"), sentences).expect("write sentences.bin");
 }

@@ -97,8 +97,10 @@ struct Package {
     group: String,
     version: String,
     structs: BTreeMap<String, Struct>,
-    /// `type A B`: A to B's expression.
+    /// `type A B` and `type A = B`: A to B's expression.
     named: BTreeMap<String, String>,
+    /// Those without the `=`: types of their own.
+    defined: BTreeSet<String>,
     enums: BTreeSet<String>,
     /// Constants of a named string type, in order of declaration.
     constants: BTreeMap<String, Vec<String>>,
@@ -242,7 +244,11 @@ fn parse(source: &str, package: &mut Package) {
         }
         if let Some(rest) = line.strip_prefix("type ") {
             if let Some((name, body)) = rest.split_once(char::is_whitespace) {
-                let body = body.trim().trim_start_matches('=').trim();
+                let body = body.trim();
+                if !body.starts_with('=') {
+                    package.defined.insert(name.to_owned());
+                }
+                let body = body.trim_start_matches('=').trim();
                 if body.starts_with("struct") {
                     let made = Struct {
                         markers: std::mem::take(&mut markers),
@@ -379,14 +385,26 @@ fn word(expression: &str, packages: &BTreeMap<String, Package>) -> Option<String
         "string" => Some(format!("string:{expression}")),
         // A list with a name is a message of its own in protobuf.
         "[]string" => Some(format!("items:{expression}")),
-        _ => word(target, packages),
+        _ => {
+            let word = word(target, packages)?;
+            let own = word.starts_with('@') && package.defined.contains(name);
+            Some(if own { format!("@{expression}") } else { word })
+        }
     }
+}
+
+/// The struct that `type A pkg.B` makes A a copy of.
+fn copied<'p>(target: &str, packages: &'p BTreeMap<String, Package>) -> Option<&'p Struct> {
+    let (id, name) = target.rsplit_once('.')?;
+    packages.get(id)?.structs.get(name)
 }
 
 fn render(packages: &BTreeMap<String, Package>) -> String {
     let mut blocks: BTreeMap<String, String> = BTreeMap::new();
     for package in packages.values() {
-        for (name, found) in &package.structs {
+        let copies = package.named.iter().filter(|(name, _)| package.defined.contains(*name));
+        let copies = copies.filter_map(|(name, target)| Some((name, copied(target, packages)?)));
+        for (name, found) in package.structs.iter().chain(copies) {
             let id = format!("{}.{name}", package.id);
             if LEAVES.iter().any(|(leaf, _)| *leaf == id) {
                 continue;
@@ -403,7 +421,8 @@ fn render(packages: &BTreeMap<String, Package>) -> String {
                 continue;
             }
             let mut head = format!("= {id}");
-            if typed {
+            // An event of a watch names no kind of its own, but the definitions list it as one; core has the List.
+            if (typed && id != "meta/v1.List") || id == "meta/v1.WatchEvent" {
                 let group = if package.group == "meta" { "*" } else { &package.group };
                 let _ = write!(head, " gvk={group}/{}/{name}", package.version);
             }

@@ -10,6 +10,7 @@ mod decode;
 mod defaults;
 mod json;
 mod leaf;
+pub mod openapi;
 #[cfg(test)]
 mod parity;
 mod shape;

@@ -150,3 +150,84 @@ fn defaults_are_those_of_a_recorded_server() {
     println!("{same} of {total} as recorded");
     assert_eq!(same, total);
 }
+
+#[test]
+fn bodies_that_a_recorded_server_could_not_read_are_refused_and_no_others() {
+    let Some(folder) = facts() else { return };
+    let text = std::fs::read_to_string(folder.join("validation-cases.jsonl")).unwrap();
+    let mut wrong = Vec::new();
+    for line in text.lines() {
+        let case: Value = serde_json::from_str(line).unwrap();
+        let body = serde_json::to_vec(&case["object"]).unwrap();
+        let Some(api_version) = case["object"]["apiVersion"].as_str() else {
+            continue;
+        };
+        let Some(kind) = case["object"]["kind"].as_str() else {
+            continue;
+        };
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let Some(ty) = type_of(group, version, kind) else {
+            continue;
+        };
+        let read = decode(
+            ty,
+            Gvk { group, version, kind },
+            Format::Json,
+            &body,
+            Validation::Strict,
+        );
+        if read.is_err() != (case["code"] == 400) {
+            let why = read.err().map(|e| e.message).unwrap_or_default();
+            wrong.push(format!(
+                "{} {}: {} {}; ours: {why}",
+                case["path"], case["case"], case["code"], case["message"]
+            ));
+        }
+    }
+    wrong.sort();
+    println!("{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "{} differ", wrong.len());
+}
+
+/// `apps.v1.Deployment`, the name of an example, in its parts.
+pub(super) fn example(name: &str) -> (&str, &str, &str) {
+    let (rest, kind) = name.rsplit_once('.').unwrap();
+    let (group, version) = rest.rsplit_once('.').unwrap();
+    (if group == "core" { "" } else { group }, version, kind)
+}
+
+#[test]
+fn published_examples_are_read_without_loss() {
+    let Some(folder) = facts() else { return };
+    let (mut read, mut wrong) = (0, Vec::new());
+    for entry in std::fs::read_dir(folder.join("fixtures")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let format = match path.extension().and_then(|e| e.to_str()) {
+            Some("json") => Format::Json,
+            Some("yaml") => Format::Yaml,
+            _ => continue,
+        };
+        let body = std::fs::read(&path).unwrap();
+        let tree: Value = serde_json::from_slice(&std::fs::read(path.with_extension("json")).unwrap()).unwrap();
+        let (group, version, kind) = example(&name);
+        let Some(ty) = type_of(group, version, kind) else {
+            wrong.push(format!("{name}: no such type"));
+            continue;
+        };
+        match decode(ty, Gvk { group, version, kind }, format, &body, Validation::Strict) {
+            Err(e) => wrong.push(format!("{name}: {}", e.message)),
+            Ok(decoded) => {
+                let mut object = decoded.object.0;
+                object.retain(|name, _| ty.field(name).is_some());
+                let mut found = Vec::new();
+                differences("", Some(&Value::Object(object)), Some(&tree), &mut found);
+                wrong.extend(found.into_iter().map(|path| format!("{name}: {path}")));
+            }
+        }
+        read += 1;
+    }
+    wrong.sort();
+    println!("{}", wrong.join("\n"));
+    assert!(read >= 370 && wrong.is_empty(), "{read} read, {} differ", wrong.len());
+}

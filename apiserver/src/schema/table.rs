@@ -29,6 +29,12 @@ const REQUIRED: u16 = 8;
 const ALWAYS: u16 = 16;
 const ATOMIC_MAP: u16 = 32;
 const INLINE: u16 = 64;
+const GRANULAR: u16 = 128;
+
+/// The packed table itself, for hashes.
+pub(super) fn data() -> &'static [u8] {
+    DATA
+}
 
 fn u16_at(at: usize) -> u16 {
     u16::from_le_bytes([DATA[at], DATA[at + 1]])
@@ -261,6 +267,10 @@ impl Field {
     /// A map or struct that is applied as one.
     pub fn is_atomic_map(self) -> bool {
         self.flag(ATOMIC_MAP)
+    }
+    /// Merged by field though its type is applied as one elsewhere.
+    pub fn is_granular(self) -> bool {
+        self.flag(GRANULAR)
     }
     pub fn list_type(self) -> ListType {
         match DATA[self.at() + 10] {
