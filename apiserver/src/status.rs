@@ -46,6 +46,8 @@ pub struct Status {
     pub reason: Reason,
     pub message: String,
     pub details: Option<Box<Details>>,
+    /// `metadata.continue`: where a list that expired may go on.
+    pub continue_token: Option<Box<str>>,
 }
 
 /// `status.details`.
@@ -91,6 +93,7 @@ impl Status {
             reason,
             message: message.into(),
             details: None,
+            continue_token: None,
         }
     }
     fn about(mut self, about: About<'_>, name: &str) -> Self {

@@ -1,6 +1,8 @@
 //! An object on its way in: a JSON tree with typed access to its metadata.
 //! Reads never build one: they send the bytes that the cache keeps.
 
+mod codec;
+
 use serde_json::{Map, Value};
 
 /// An API object as a JSON tree. The root is always a JSON object.

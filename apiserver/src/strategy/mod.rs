@@ -5,6 +5,10 @@
 pub mod field;
 pub mod format;
 pub mod meta;
+pub mod pod;
+pub mod resources;
+pub mod template;
+pub mod volume;
 
 use serde_json::{Value, json};
 

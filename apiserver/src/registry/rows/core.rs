@@ -2,13 +2,15 @@
 
 use super::super::row::{Resource, Subresource::*};
 use super::{CREATE, cells, cluster, namespaced};
-use crate::strategy::{Shape, format};
+use crate::strategy::{Shape, format, pod, volume};
 
 const V1: &str = "v1";
 
 pub(super) fn rows() -> Vec<Resource> {
     vec![
-        namespaced("", V1, "Binding", "bindings").verbs(CREATE),
+        namespaced("", V1, "Binding", "bindings")
+            .verbs(CREATE)
+            .strategy(pod::Bindings),
         namespaced("", V1, "ConfigMap", "configmaps")
             .short("cm")
             .columns("Name, Data, Age", cells::cluster::config_map),
@@ -48,7 +50,7 @@ pub(super) fn rows() -> Vec<Resource> {
                 "Name, Status, Volume, Capacity, Access Modes, StorageClass, VolumeAttributesClass, Age, VolumeMode*",
                 cells::volume::claim,
             )
-            .shape(Shape::STATUS),
+            .strategy(volume::Claims),
         cluster("", V1, "PersistentVolume", "persistentvolumes")
             .returns_deleted()
             .short("pv")
@@ -58,7 +60,7 @@ pub(super) fn rows() -> Vec<Resource> {
                  Reason, Age, VolumeMode*",
                 cells::volume::volume,
             )
-            .shape(Shape::STATUS),
+            .strategy(volume::Volumes),
         namespaced("", V1, "Pod", "pods")
             .returns_deleted()
             .short("po")
@@ -83,11 +85,11 @@ pub(super) fn rows() -> Vec<Resource> {
                 "Name, Ready, Status, Restarts, Age, IP*, Node*, Nominated Node*, Readiness Gates*",
                 cells::pod::cells,
             )
-            .shape(Shape::FULL),
+            .strategy(pod::Pods),
         namespaced("", V1, "PodTemplate", "podtemplates")
             .returns_deleted()
             .columns("Name, Containers, Images, Pod Labels", cells::pod::template)
-            .shape(Shape::COUNTED),
+            .strategy(pod::PodTemplates),
         namespaced("", V1, "ReplicationController", "replicationcontrollers")
             .short("rc")
             .all()
