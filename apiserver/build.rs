@@ -234,20 +234,36 @@ mod descriptions {
         texts
     }
 
-    /// Where cargo keeps the crate.
+    /// Where cargo unpacked the crate: it is a dependency of this one, so it is there before this runs.
     fn source() -> PathBuf {
-        let cargo = std::env::var_os("CARGO").expect("cargo sets it");
-        let output = std::process::Command::new(cargo)
-            .args(["metadata", "--format-version=1", "--offline", "--locked"])
-            .output()
-            .expect("run cargo metadata");
-        let text = String::from_utf8(output.stdout).expect("cargo prints UTF-8");
-        // One path is wanted of a large document; it is always `…/k8s-openapi-<version>/Cargo.toml`.
-        text.split("\"manifest_path\":\"")
-            .filter_map(|rest| rest.split('"').next())
-            .find(|path| path.contains("k8s-openapi-0.") && path.ends_with("Cargo.toml"))
-            .and_then(|path| Path::new(path).parent().map(Path::to_path_buf))
-            .expect("the k8s-openapi crate is in the workspace's dependencies")
+        let root = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it");
+        let lock = Path::new(&root).join("../Cargo.lock");
+        let lock = std::fs::read_to_string(lock).expect("the workspace's Cargo.lock");
+        let version = lock
+            .split("name = \"k8s-openapi\"\nversion = \"")
+            .nth(1)
+            .and_then(|rest| rest.split('"').next())
+            .expect("k8s-openapi is in Cargo.lock");
+        let home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
+            let home = std::env::var_os("HOME")?;
+            Some(Path::new(&home).join(".cargo"))
+        });
+        let registries = home.expect("CARGO_HOME or HOME is set").join("registry/src");
+        let folders = std::fs::read_dir(&registries).into_iter().flatten().flatten();
+        let mut candidates: Vec<PathBuf> = folders
+            .map(|folder| folder.path().join(format!("k8s-openapi-{version}")))
+            .collect();
+        // What `cargo vendor` makes.
+        candidates.push(Path::new(&root).join("../vendor/k8s-openapi"));
+        candidates
+            .into_iter()
+            .find(|path| path.join("src/v1_36").is_dir())
+            .unwrap_or_else(|| {
+                panic!(
+                    "the source of k8s-openapi {version} is neither in {} nor in vendor/",
+                    registries.display()
+                )
+            })
     }
 
     fn walk(folder: &Path, package: &str, texts: &mut Texts) {
@@ -321,6 +337,7 @@ mod descriptions {
 fn main() {
     println!("cargo::rerun-if-changed=src/schema/facts.txt");
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed=CARGO_HOME");
     let root = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it");
     let text = std::fs::read_to_string(Path::new(&root).join("src/schema/facts.txt")).expect("facts.txt");
     let mut types: Vec<Type<'_>> = Vec::new();
