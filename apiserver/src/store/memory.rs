@@ -153,3 +153,63 @@ impl Store for Memory {
         std::future::ready(result).boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::suite::{Bench, conformance};
+
+    struct InMemory(Arc<Memory>);
+
+    impl Bench for InMemory {
+        fn store(&self) -> Arc<dyn Store> {
+            self.0.clone()
+        }
+        fn reopen(&mut self) -> Option<Arc<dyn Store>> {
+            None
+        }
+    }
+
+    conformance!(memory, InMemory(Arc::default()));
+
+    #[tokio::test(start_paused = true)]
+    async fn history_is_bounded_also_when_nobody_compacts() {
+        let store = Memory::new(Limits {
+            changes: 10,
+            bytes: 1000,
+        });
+        let put = async |name: &str, expect, size: usize| {
+            let value = Bytes::from(vec![0; size]);
+            store.put(&name.into(), value, expect, Options::DURABLE).await.unwrap()
+        };
+        let mut at = put("a", Expect::Absent, 1).await;
+        for _ in 0..20 {
+            at = put("a", Expect::At(at), 1).await;
+        }
+        assert!(
+            store
+                .inner
+                .shared
+                .read()
+                .changes("", Revision(at.0 - 10), 100)
+                .unwrap()
+                .unwrap()
+                .changes
+                .len()
+                == 10
+        );
+        assert!(matches!(
+            store.inner.shared.read().changes("", Revision(at.0 - 11), 100),
+            Err(Error::Compacted(_))
+        ));
+        at = put("a", Expect::At(at), 900).await;
+        at = put("a", Expect::At(at), 1).await;
+        at = put("a", Expect::At(at), 900).await;
+        at = put("a", Expect::At(at), 1).await;
+        let held = store.inner.shared.read().changes("", Revision(at.0 - 3), 100);
+        assert!(
+            matches!(held, Err(Error::Compacted(_))),
+            "two large values are more than is held"
+        );
+    }
+}

@@ -3,6 +3,7 @@
 //! Holds at all times: revisions only grow, a reader or watcher never sees a write that is not yet durable (or, for
 //! [`Durability::Lazy`], accepted), and a watch delivers every later change exactly once, in order, or says `Compacted`.
 
+pub mod embedded;
 mod memory;
 mod shared;
 mod state;
@@ -12,6 +13,7 @@ pub(crate) mod tree;
 
 use std::sync::Arc;
 
+pub use embedded::Embedded;
 pub use memory::Memory;
 pub use state::Limits;
 

@@ -45,8 +45,11 @@ impl Shared {
         let result = change(&mut state);
         let revision = state.revision();
         drop(state);
-        self.revision
-            .send_if_modified(|told| std::mem::replace(told, revision) != revision);
+        self.revision.send_if_modified(|told| {
+            let newer = revision > *told;
+            *told = revision.max(*told);
+            newer
+        });
         result
     }
 
