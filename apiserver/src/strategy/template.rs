@@ -80,14 +80,15 @@ pub fn selected(template: &Field, selector: &Field, errors: &mut Errors) {
 }
 
 /// Pods that must run for ever.
-pub fn always_restarts(template: &Field, errors: &mut Errors) {
+pub fn always_restarts(template: &Field, kind: &str, errors: &mut Errors) {
     let policy = template.get("spec.restartPolicy");
-    if policy.str() != "Always" {
+    // A template without a spec has been told so.
+    if template.get("spec").present() && policy.str() != "Always" {
         policy.unsupported(errors, &["Always"]);
     }
     let deadline = template.get("spec.activeDeadlineSeconds");
     if deadline.present() {
-        deadline.forbidden(errors, "activeDeadlineSeconds in ReplicaSet is not Supported");
+        deadline.forbidden(errors, &format!("activeDeadlineSeconds in {kind} is not Supported"));
     }
 }
 

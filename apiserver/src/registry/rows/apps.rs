@@ -2,7 +2,7 @@
 
 use super::super::row::{Resource, Subresource::*};
 use super::{cells, namespaced};
-use crate::strategy::Shape;
+use crate::strategy::{format, workload};
 
 const GROUP: &str = "apps";
 const V1: &str = "v1";
@@ -10,7 +10,8 @@ const V1: &str = "v1";
 pub(super) fn rows() -> Vec<Resource> {
     vec![
         namespaced(GROUP, V1, "ControllerRevision", "controllerrevisions")
-            .columns("Name, Controller, Revision, Age", cells::workload::controller_revision),
+            .columns("Name, Controller, Revision, Age", cells::workload::controller_revision)
+            .strategy(workload::ControllerRevisions),
         namespaced(GROUP, V1, "DaemonSet", "daemonsets")
             .short("ds")
             .all()
@@ -20,7 +21,7 @@ pub(super) fn rows() -> Vec<Resource> {
                  Node Selector, Age, Containers*, Images*, Selector*",
                 cells::workload::daemon_set,
             )
-            .shape(Shape::FULL),
+            .strategy(workload::DaemonSets),
         namespaced(GROUP, V1, "Deployment", "deployments")
             .short("deploy")
             .all()
@@ -29,7 +30,7 @@ pub(super) fn rows() -> Vec<Resource> {
                 "Name, Ready, Up-to-date, Available, Age, Containers*, Images*, Selector*",
                 cells::workload::deployment,
             )
-            .shape(Shape::FULL),
+            .strategy(workload::Deployments),
         namespaced(GROUP, V1, "ReplicaSet", "replicasets")
             .short("rs")
             .all()
@@ -39,12 +40,13 @@ pub(super) fn rows() -> Vec<Resource> {
                 "Name, Desired:integer, Current:integer, Ready:integer, Age, Containers*, Images*, Selector*",
                 cells::workload::replica_set,
             )
-            .shape(Shape::FULL),
+            .strategy(workload::ReplicaSets),
         namespaced(GROUP, V1, "StatefulSet", "statefulsets")
             .short("sts")
             .all()
             .subresources(&[Scale, Status])
             .columns("Name, Ready, Age, Containers*, Images*", cells::workload::stateful_set)
-            .shape(Shape::FULL),
+            .names(format::label_name)
+            .strategy(workload::StatefulSets),
     ]
 }

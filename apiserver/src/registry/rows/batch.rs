@@ -2,7 +2,7 @@
 
 use super::super::row::Resource;
 use super::{cells, namespaced};
-use crate::strategy::Shape;
+use crate::strategy::job;
 
 const GROUP: &str = "batch";
 const V1: &str = "v1";
@@ -18,7 +18,7 @@ pub(super) fn rows() -> Vec<Resource> {
                  Selector*",
                 cells::workload::cron_job,
             )
-            .shape(Shape::FULL),
+            .strategy(job::CronJobs),
         namespaced(GROUP, V1, "Job", "jobs")
             .all()
             .status()
@@ -27,6 +27,6 @@ pub(super) fn rows() -> Vec<Resource> {
                 "Name, Status, Completions, Duration, Age, Containers*, Images*, Selector*",
                 cells::workload::job,
             )
-            .shape(Shape::FULL),
+            .strategy(job::Jobs),
     ]
 }

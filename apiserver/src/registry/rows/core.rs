@@ -2,7 +2,7 @@
 
 use super::super::row::{Resource, Subresource::*};
 use super::{CREATE, cells, cluster, namespaced};
-use crate::strategy::{Shape, format, pod, volume};
+use crate::strategy::{Shape, format, pod, volume, workload};
 
 const V1: &str = "v1";
 
@@ -100,7 +100,7 @@ pub(super) fn rows() -> Vec<Resource> {
                 "Name, Desired:integer, Current:integer, Ready:integer, Age, Containers*, Images*, Selector*",
                 cells::workload::replication_controller,
             )
-            .shape(Shape::FULL),
+            .strategy(workload::ReplicationControllers),
         namespaced("", V1, "ResourceQuota", "resourcequotas")
             .returns_deleted()
             .short("quota")
