@@ -1,0 +1,200 @@
+//! What all pods of the node share, and who is told of what.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use daemon::{
+    Recorder,
+    events::{EventType, reference},
+    informer::{Entry, Lister},
+};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use tokio::sync::{Notify, watch};
+
+use super::{admit::Offer, images::Images, probes::Probes};
+use crate::{config::Config, resources::cgroups::Cgroups, runtime::Runtime, volumes::Volumes};
+
+/// What the node knows of itself and pods are made of.
+#[derive(Debug, Clone, Default)]
+pub struct NodeFacts {
+    pub host_ips: Vec<String>,
+    pub offer: Offer,
+    pub milli_cpu: i64,
+    pub memory: i64,
+    /// Scheme of container identifiers: `containerd`.
+    pub runtime_name: String,
+    /// Negative OOM scores may not be set here.
+    pub unprivileged_oom: bool,
+    pub ready: bool,
+}
+
+pub struct Shared {
+    pub config: Arc<Config>,
+    pub runtime: Arc<dyn Runtime>,
+    pub client: kube::Client,
+    pub recorder: Recorder,
+    pub pods: Lister<Pod>,
+    pub services: Lister<Service>,
+    pub volumes: Volumes,
+    pub images: Images,
+    pub probes: Probes,
+    pub cgroups: Cgroups,
+    pub node: watch::Receiver<NodeFacts>,
+    pub post: Post,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("node", &self.config.node_name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub fn event(&self, pod: &Pod, container: Option<&str>, warning: bool, reason: &str, message: &str) {
+        let mut about = reference(pod);
+        about.field_path = container.map(|name| format!("{}{{{name}}}", field(pod, name)));
+        let kind = if warning { EventType::Warning } else { EventType::Normal };
+        self.recorder.publish(&about, kind, reason, message);
+    }
+}
+
+fn field(pod: &Pod, container: &str) -> &'static str {
+    let spec = pod.spec.as_ref();
+    if spec.is_some_and(|s| s.init_containers.iter().flatten().any(|c| c.name == container)) {
+        "spec.initContainers"
+    } else if spec.is_some_and(|s| s.ephemeral_containers.iter().flatten().any(|c| c.name == container)) {
+        "spec.ephemeralContainers"
+    } else {
+        "spec.containers"
+    }
+}
+
+/// Where mail for pods is left: by UID, and by the identifiers of their containers. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Post {
+    inner: Arc<Mutex<Boxes>>,
+}
+
+#[derive(Debug, Default)]
+struct Boxes {
+    by_pod: HashMap<String, Arc<Inbox>>,
+    by_container: HashMap<String, String>,
+}
+
+/// News for one pod's worker. Each kind is kept as the latest, so nothing piles up.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    news: Mutex<News>,
+    notify: Notify,
+    version: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+pub struct News {
+    pub entry: Option<Arc<Entry<Pod>>>,
+    /// The API has no such pod any more.
+    pub gone: bool,
+    /// Containers whose process is said to have ended.
+    pub exited: Vec<String>,
+    /// Look again for another reason: probes, a gap in the events.
+    pub look: bool,
+    /// Something that a volume shows has changed.
+    pub volumes: bool,
+}
+
+impl Inbox {
+    pub fn put(&self, change: impl FnOnce(&mut News)) {
+        change(&mut self.news.lock().expect("no holder of this lock panics"));
+        self.version.send_replace(());
+        self.notify.notify_one();
+    }
+
+    pub fn take(&self) -> News {
+        std::mem::take(&mut *self.news.lock().expect("no holder of this lock panics"))
+    }
+
+    pub async fn arrived(&self) {
+        self.notify.notified().await;
+    }
+
+    /// Looks at the news without taking them.
+    pub fn peek<T>(&self, look: impl FnOnce(&News) -> T) -> T {
+        look(&self.news.lock().expect("no holder of this lock panics"))
+    }
+
+    /// Changes with every put, for waiting on news that are to stay for `take`.
+    pub fn watch(&self) -> watch::Receiver<()> {
+        self.version.subscribe()
+    }
+}
+
+impl Post {
+    pub fn open(&self, uid: &str) -> Arc<Inbox> {
+        let inbox = Arc::new(Inbox::default());
+        self.lock().by_pod.insert(uid.to_owned(), inbox.clone());
+        inbox
+    }
+
+    pub fn close(&self, uid: &str) {
+        let mut boxes = self.lock();
+        boxes.by_pod.remove(uid);
+        boxes.by_container.retain(|_, pod| pod != uid);
+    }
+
+    pub fn inbox(&self, uid: &str) -> Option<Arc<Inbox>> {
+        self.lock().by_pod.get(uid).cloned()
+    }
+
+    /// These containers and sandboxes are the pod's, and no others.
+    pub fn owns<'a>(&self, uid: &str, ids: impl Iterator<Item = &'a str>) {
+        let mut boxes = self.lock();
+        boxes.by_container.retain(|_, pod| pod != uid);
+        boxes.by_container.extend(ids.map(|id| (id.to_owned(), uid.to_owned())));
+    }
+
+    pub fn look(&self, uid: &str) {
+        if let Some(inbox) = self.inbox(uid) {
+            inbox.put(|news| news.look = true);
+        }
+    }
+
+    pub fn volumes(&self, uid: &str) {
+        if let Some(inbox) = self.inbox(uid) {
+            inbox.put(|news| news.volumes = true);
+        }
+    }
+
+    pub fn look_all(&self) {
+        for inbox in self.lock().by_pod.values() {
+            inbox.put(|news| news.look = true);
+        }
+    }
+
+    pub fn container(&self, id: &str, exited: bool) {
+        let inbox = {
+            let boxes = self.lock();
+            boxes
+                .by_container
+                .get(id)
+                .and_then(|uid| boxes.by_pod.get(uid))
+                .cloned()
+        };
+        if let Some(inbox) = inbox {
+            inbox.put(|news| {
+                if exited {
+                    news.exited.push(id.to_owned())
+                } else {
+                    news.look = true
+                }
+            });
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Boxes> {
+        self.inner.lock().expect("no holder of this lock panics")
+    }
+}
