@@ -40,6 +40,7 @@ use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use crate::admission;
 use crate::authn::{Authn, impersonation, service_account};
@@ -65,6 +66,8 @@ pub struct Api {
     pub checks: Checks,
     /// For everything that does not last by nature.
     pub request_timeout: Duration,
+    /// Connections to kubelets and what they carry.
+    tunnels: TaskTracker,
     metrics: metrics::Metrics,
     discovery: discovery::Documents,
     openapi: openapi::Documents,
@@ -91,6 +94,7 @@ impl Api {
             kubelet,
             checks,
             request_timeout,
+            tunnels: TaskTracker::new(),
             metrics: metrics::Metrics::default(),
             discovery: discovery::Documents::default(),
             openapi: openapi::Documents::default(),

@@ -14,8 +14,11 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::{Arc, RwLock};
 
+use bytes::Bytes;
+
 use crate::cache::{self, Cache, Caches};
 use crate::object::Object;
+use crate::schema;
 use crate::status::Status;
 use crate::store::{self, Store};
 
@@ -43,6 +46,8 @@ pub struct Table {
 pub struct Row {
     resource: Resource,
     cache: Option<Arc<Cache>>,
+    /// The type of the stored form, where the schema knows it.
+    stored_type: Option<schema::TypeRef>,
 }
 
 impl Deref for Row {
@@ -65,6 +70,13 @@ impl Row {
             tracing::error!(key = %entry.key, %error, "a stored entry is no object");
             Status::internal("the stored object cannot be read")
         })
+    }
+    /// As it is stored, in its canonical form: what strategies and admission left empty goes.
+    pub fn encode(&self, object: &mut Object) -> Bytes {
+        if let Some(ty) = self.stored_type {
+            schema::normalise(ty, &mut object.0);
+        }
+        object.to_stored()
     }
     /// The selector in the cache's words: rows that share a store may name the same field differently.
     pub fn cache_fields(&self, fields: &api::selector::Fields) -> Result<api::selector::Fields, Status> {
@@ -125,7 +137,13 @@ impl Registry {
                 Some(self.caches.add(spec).await?)
             }
         };
-        let row = Arc::new(Row { resource, cache });
+        let (group, version) = resource.stored_as.split_once('/').unwrap_or(("", &resource.stored_as));
+        let stored_type = schema::type_of(group, version, &resource.kind);
+        let row = Arc::new(Row {
+            resource,
+            cache,
+            stored_type,
+        });
         self.change(|rows| {
             match rows
                 .iter_mut()

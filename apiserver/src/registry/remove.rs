@@ -92,7 +92,7 @@ impl Registry {
         entry: &Entry,
         mut marked: Object,
     ) -> Result<Option<Removed>, Status> {
-        let value = marked.to_stored();
+        let value = row.encode(&mut marked);
         let pending = |revision| {
             Ok(Some(Removed::Pending(Stored {
                 value: value.clone(),

@@ -131,7 +131,7 @@ impl Registry {
             };
             let mut object = row.decode(&entry)?;
             change(&mut object)?;
-            let value = object.to_stored();
+            let value = row.encode(&mut object);
             let done = |revision| Stored {
                 value: value.clone(),
                 revision: Some(revision),

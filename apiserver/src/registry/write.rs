@@ -182,7 +182,7 @@ impl Registry {
         }
         gate.validate(new.name(), Some(new), None).await?;
         let key = row.cache()?.key(context.namespace, new.name());
-        let value = new.clone().to_stored();
+        let value = row.encode(&mut new.clone());
         let exists = |deleting: bool| {
             let mut status = Status::already_exists(row.about(), new.name());
             if deleting {
@@ -296,7 +296,7 @@ impl Registry {
             context.warn(warning);
         }
         gate.validate(new.name(), Some(new), Some(old)).await?;
-        let value = new.clone().to_stored();
+        let value = row.encode(&mut new.clone());
         let left = |value, revision| Stored {
             value,
             revision: Some(revision),
