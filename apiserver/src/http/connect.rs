@@ -63,8 +63,19 @@ pub(super) async fn log(call: &Call<'_>, row: &Row) -> Result<Response<Body>, St
             pair(&mut query, &key, &value);
         }
     }
-    let path = format!("/containerLogs/{}/{}/{}", pod.namespace(), pod.name(), encoded(&container));
-    let request = to(&place, Method::GET, &with_query(&path, &query), HeaderMap::new(), Body::empty())?;
+    let path = format!(
+        "/containerLogs/{}/{}/{}",
+        pod.namespace(),
+        pod.name(),
+        encoded(&container)
+    );
+    let request = to(
+        &place,
+        Method::GET,
+        &with_query(&path, &query),
+        HeaderMap::new(),
+        Body::empty(),
+    )?;
     let response = send(call, &place, request).await?;
     if !response.status().is_success() {
         return Err(refused(response, row.about(), pod.name()).await);
@@ -238,14 +249,21 @@ fn container(call: &Call<'_>, pod: &Object, key: &str) -> Result<String, Status>
             .filter_map(|c| Some(c.get("name")?.as_str()?.to_owned()))
             .collect()
     };
-    let (main, init, ephemeral) = (names("containers"), names("initContainers"), names("ephemeralContainers"));
+    let (main, init, ephemeral) = (
+        names("containers"),
+        names("initContainers"),
+        names("ephemeralContainers"),
+    );
     let asked = options::pairs(call.query).find(|(k, v)| k == key && !v.is_empty());
     if let Some((_, asked)) = asked {
         let known = main.iter().chain(&init).chain(&ephemeral).any(|name| *name == *asked);
         return if known {
             Ok(asked.into_owned())
         } else {
-            Err(Status::bad_request(format!("container {asked} is not valid for pod {}", pod.name())))
+            Err(Status::bad_request(format!(
+                "container {asked} is not valid for pod {}",
+                pod.name()
+            )))
         };
     }
     if let [only] = main.as_slice() {
@@ -259,7 +277,10 @@ fn container(call: &Call<'_>, pod: &Object, key: &str) -> Result<String, Status>
         why.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
     }
     if !ephemeral.is_empty() {
-        why.push_str(&format!(" or one of the ephemeral containers: [{}]", ephemeral.join(" ")));
+        why.push_str(&format!(
+            " or one of the ephemeral containers: [{}]",
+            ephemeral.join(" ")
+        ));
     }
     Err(Status::bad_request(why))
 }
@@ -268,7 +289,10 @@ fn container(call: &Call<'_>, pod: &Object, key: &str) -> Result<String, Status>
 async fn kubelet(call: &Call<'_>, pod: &Object) -> Result<Place, Status> {
     let name = pod.str_at(&["spec", "nodeName"]);
     if name.is_empty() {
-        return Err(Status::bad_request(format!("pod {} does not have a host assigned", pod.name())));
+        return Err(Status::bad_request(format!(
+            "pod {} does not have a host assigned",
+            pod.name()
+        )));
     }
     kubelet_of(call, name).await
 }
@@ -334,11 +358,15 @@ async fn pod_place(call: &Call<'_>, row: &Row) -> Result<Place, Status> {
     let pod = row.get(call.target.namespace, name, At::Fresh).await?.object();
     let host = pod.str_at(&["status", "podIP"]);
     if host.is_empty() {
-        return Err(Status::bad_request(format!("address not allowed: pod {name} has no address")));
+        return Err(Status::bad_request(format!(
+            "address not allowed: pod {name} has no address"
+        )));
     }
     let first = || {
         let containers = pod.at(&["spec", "containers"]).and_then(Value::as_array)?;
-        let mut ports = containers.iter().filter_map(|c| c["ports"][0]["containerPort"].as_u64());
+        let mut ports = containers
+            .iter()
+            .filter_map(|c| c["ports"][0]["containerPort"].as_u64());
         ports.next().map(|port| port as u16)
     };
     let port = match port {
@@ -365,8 +393,11 @@ async fn service_place(call: &Call<'_>) -> Result<Place, Status> {
         .map(|p| p["name"].as_str().unwrap_or("").to_owned())
         .next();
     let unavailable = || Status::unavailable(format!("no endpoints available for service {name:?}"));
-    let wanted = wanted.ok_or_else(|| Status::unavailable(format!("no service port {port:?} found for service {name:?}")))?;
-    let slices = table.find("discovery.k8s.io", "endpointslices").ok_or_else(unavailable)?;
+    let wanted =
+        wanted.ok_or_else(|| Status::unavailable(format!("no service port {port:?} found for service {name:?}")))?;
+    let slices = table
+        .find("discovery.k8s.io", "endpointslices")
+        .ok_or_else(unavailable)?;
     let filter = Filter {
         namespace: Some(call.target.namespace.into()),
         labels: api::selector::Labels::equal([("kubernetes.io/service-name", name)]),
@@ -375,7 +406,13 @@ async fn service_place(call: &Call<'_>) -> Result<Place, Status> {
     let mut places = Vec::new();
     for slice in slices.cache()?.snapshot().list(&filter) {
         let slice = slice.object();
-        let list = |field: &str| slice.at(&[field]).and_then(Value::as_array).cloned().unwrap_or_default();
+        let list = |field: &str| {
+            slice
+                .at(&[field])
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default()
+        };
         let Some(port) = list("ports")
             .iter()
             .find(|p| p["name"].as_str().unwrap_or("") == wanted)
@@ -405,14 +442,22 @@ fn to(place: &Place, method: Method, path: &str, headers: HeaderMap, body: Body)
     *request.method_mut() = method;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
-    let host = if place.host.contains(':') { format!("[{}]:{}", place.host, place.port) } else { format!("{}:{}", place.host, place.port) };
+    let host = if place.host.contains(':') {
+        format!("[{}]:{}", place.host, place.port)
+    } else {
+        format!("{}:{}", place.host, place.port)
+    };
     let host = HeaderValue::try_from(host).map_err(|_| Status::internal("the far end's name is no host name"))?;
     request.headers_mut().insert(HOST, host);
     Ok(request)
 }
 
 /// One request over a connection of its own.
-async fn send(call: &Call<'_>, place: &Place, request: Request<Body>) -> Result<Response<hyper::body::Incoming>, Status> {
+async fn send(
+    call: &Call<'_>,
+    place: &Place,
+    request: Request<Body>,
+) -> Result<Response<hyper::body::Incoming>, Status> {
     let failed = |error: &dyn std::fmt::Display| {
         tracing::debug!(host = place.host, port = place.port, %error, "the far end did not answer");
         let mut status = Status::internal("");
@@ -441,7 +486,9 @@ async fn dial(call: &Call<'_>, place: &Place) -> std::io::Result<Box<dyn Stream>
         return Ok(Box::new(stream));
     }
     let Some(access) = &call.api.kubelet else {
-        return Err(std::io::Error::other("this server has no client certificate for kubelets"));
+        return Err(std::io::Error::other(
+            "this server has no client certificate for kubelets",
+        ));
     };
     let name = ServerName::try_from(place.host.clone()).map_err(std::io::Error::other)?;
     let connector = tokio_rustls::TlsConnector::from(access.tls.clone());
@@ -495,7 +542,16 @@ fn forwarded(headers: &HeaderMap, upgrades: bool) -> HeaderMap {
 }
 
 fn hop_by_hop(headers: &mut HeaderMap) {
-    for name in ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"] {
+    for name in [
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ] {
         headers.remove(name);
     }
 }
@@ -504,7 +560,9 @@ fn hop_by_hop(headers: &mut HeaderMap) {
 async fn refused(response: Response<hyper::body::Incoming>, about: About<'_>, name: &str) -> Status {
     let code = response.status();
     let body = Limited::new(response.into_body(), REFUSAL_LIMIT).collect().await;
-    let text = body.map(|b| String::from_utf8_lossy(&b.to_bytes()).trim().to_owned()).unwrap_or_default();
+    let text = body
+        .map(|b| String::from_utf8_lossy(&b.to_bytes()).trim().to_owned())
+        .unwrap_or_default();
     match code {
         StatusCode::BAD_REQUEST => Status::bad_request(text),
         StatusCode::NOT_FOUND => {
@@ -525,7 +583,11 @@ async fn refused(response: Response<hyper::body::Incoming>, about: About<'_>, na
 }
 
 fn with_query(path: &str, query: &str) -> String {
-    if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
+    if query.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}?{query}")
+    }
 }
 
 fn pair(query: &mut String, key: &str, value: &str) {
@@ -563,7 +625,13 @@ mod tests {
     #[test]
     fn credentials_stay_here() {
         let mut headers = HeaderMap::new();
-        for (name, value) in [("authorization", "Bearer x"), ("impersonate-user", "u"), ("upgrade", "websocket"), ("connection", "Upgrade"), ("sec-websocket-key", "k")] {
+        for (name, value) in [
+            ("authorization", "Bearer x"),
+            ("impersonate-user", "u"),
+            ("upgrade", "websocket"),
+            ("connection", "Upgrade"),
+            ("sec-websocket-key", "k"),
+        ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
         let names = |headers: &HeaderMap| {
@@ -571,7 +639,10 @@ mod tests {
             names.sort();
             names
         };
-        assert_eq!(names(&forwarded(&headers, true)), ["connection", "sec-websocket-key", "upgrade"]);
+        assert_eq!(
+            names(&forwarded(&headers, true)),
+            ["connection", "sec-websocket-key", "upgrade"]
+        );
         assert_eq!(names(&forwarded(&headers, false)), ["sec-websocket-key"]);
     }
 }

@@ -19,6 +19,9 @@ use crate::registry::row::{Scope, Subresource};
 use crate::registry::{Row, Table};
 use crate::status::Status;
 
+/// What clients take the server for.
+pub(super) const GIT_VERSION: &str = "v1.36.0+coracle";
+
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// A subresource by its name in paths.
@@ -42,42 +45,67 @@ pub(super) fn subresource(name: &str) -> Option<Subresource> {
     })
 }
 
-/// Name in paths, group/version/kind where it is not the row's own, verbs.
-fn words(
-    part: Subresource,
-    kind: &str,
-) -> (
-    &'static str,
-    Option<(&'static str, &'static str, String)>,
-    &'static [&'static str],
-) {
+/// A subresource as discovery and OpenAPI list it.
+pub(super) struct Part {
+    pub(super) name: &'static str,
+    /// Of what is sent and answered; `None` where they are the row's own.
+    pub(super) group: Option<&'static str>,
+    pub(super) version: Option<&'static str>,
+    pub(super) kind: String,
+    pub(super) verbs: &'static [&'static str],
+    /// A stream or a proxy, whose verbs are HTTP's.
+    pub(super) connects: bool,
+}
+
+/// The row's subresources in the order of their names.
+pub(super) fn parts(row: &Row) -> Vec<Part> {
+    let mut parts: Vec<Part> = row
+        .subresources
+        .iter()
+        .map(|part| described(*part, &row.kind))
+        .collect();
+    parts.sort_by_key(|part| part.name);
+    parts
+}
+
+fn described(part: Subresource, kind: &str) -> Part {
     const OBJECT: &[&str] = &["get", "patch", "update"];
     const CREATE: &[&str] = &["create"];
     const CONNECT: &[&str] = &["create", "get"];
-    let own = |kind: &str| Some(("", "", kind.to_owned()));
+    const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
+    let plain = |name, verbs| Part {
+        name,
+        group: None,
+        version: None,
+        kind: kind.to_owned(),
+        verbs,
+        connects: false,
+    };
+    let of_kind = |name, kind: &str, verbs, connects| Part {
+        kind: kind.to_owned(),
+        connects,
+        ..plain(name, verbs)
+    };
+    let foreign = |name, group, version, kind: &str, verbs| Part {
+        group: Some(group),
+        version: Some(version),
+        ..of_kind(name, kind, verbs, false)
+    };
     match part {
-        Subresource::Status => ("status", None, OBJECT),
-        Subresource::Scale => ("scale", Some(("autoscaling", "v1", "Scale".into())), OBJECT),
-        Subresource::Binding => ("binding", own("Binding"), CREATE),
-        Subresource::Eviction => ("eviction", Some(("policy", "v1", "Eviction".into())), CREATE),
-        Subresource::EphemeralContainers => ("ephemeralcontainers", None, OBJECT),
-        Subresource::Resize => ("resize", None, OBJECT),
-        Subresource::Log => ("log", None, &["get"]),
-        Subresource::Exec => ("exec", own("PodExecOptions"), CONNECT),
-        Subresource::Attach => ("attach", own("PodAttachOptions"), CONNECT),
-        Subresource::PortForward => ("portforward", own("PodPortForwardOptions"), CONNECT),
-        Subresource::Proxy => (
-            "proxy",
-            own(&format!("{kind}ProxyOptions")),
-            &["create", "delete", "get", "patch", "update"],
-        ),
-        Subresource::Token => (
-            "token",
-            Some(("authentication.k8s.io", "v1", "TokenRequest".into())),
-            CREATE,
-        ),
-        Subresource::Approval => ("approval", None, OBJECT),
-        Subresource::Finalize => ("finalize", None, &["update"]),
+        Subresource::Status => plain("status", OBJECT),
+        Subresource::Scale => foreign("scale", "autoscaling", "v1", "Scale", OBJECT),
+        Subresource::Binding => of_kind("binding", "Binding", CREATE, false),
+        Subresource::Eviction => foreign("eviction", "policy", "v1", "Eviction", CREATE),
+        Subresource::EphemeralContainers => plain("ephemeralcontainers", OBJECT),
+        Subresource::Resize => plain("resize", OBJECT),
+        Subresource::Log => plain("log", &["get"]),
+        Subresource::Exec => of_kind("exec", "PodExecOptions", CONNECT, true),
+        Subresource::Attach => of_kind("attach", "PodAttachOptions", CONNECT, true),
+        Subresource::PortForward => of_kind("portforward", "PodPortForwardOptions", CONNECT, true),
+        Subresource::Proxy => of_kind("proxy", &format!("{kind}ProxyOptions"), PROXY, true),
+        Subresource::Token => foreign("token", "authentication.k8s.io", "v1", "TokenRequest", CREATE),
+        Subresource::Approval => plain("approval", OBJECT),
+        Subresource::Finalize => plain("finalize", &["update"]),
     }
 }
 
@@ -164,7 +192,7 @@ fn version() -> Response<Body> {
     let version = json!({
         "major": "1",
         "minor": "36",
-        "gitVersion": "v1.36.0+coracle",
+        "gitVersion": GIT_VERSION,
         "gitCommit": "",
         "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z",
@@ -308,18 +336,14 @@ fn resources(group: &str, version: &str, rows: &[&Row]) -> Value {
             entry["storageVersionHash"] = json!(STANDARD.encode(&hash[..8]));
         }
         all.insert(row.plural.to_string(), entry);
-        for part in &row.subresources {
-            let (name, other, verbs) = words(*part, &row.kind);
-            let name = format!("{}/{name}", row.plural);
+        for part in parts(row) {
+            let name = format!("{}/{}", row.plural, part.name);
             let mut entry = json!({
-                "name": name, "singularName": "", "namespaced": namespaced, "kind": row.kind, "verbs": verbs,
+                "name": name, "singularName": "", "namespaced": namespaced, "kind": part.kind, "verbs": part.verbs,
             });
-            if let Some((group, version, kind)) = other {
-                entry["kind"] = json!(kind);
-                if !group.is_empty() {
-                    entry["group"] = json!(group);
-                    entry["version"] = json!(version);
-                }
+            if let (Some(group), Some(version)) = (part.group, part.version) {
+                entry["group"] = json!(group);
+                entry["version"] = json!(version);
             }
             all.insert(name, entry);
         }
@@ -349,22 +373,15 @@ fn discovered(row: &Row) -> Value {
     if !row.categories.is_empty() {
         entry["categories"] = json!(row.categories);
     }
-    let mut parts: Vec<(&str, Value)> = row
-        .subresources
-        .iter()
+    let parts: Vec<Value> = parts(row)
+        .into_iter()
         .map(|part| {
-            let (name, other, verbs) = words(*part, &row.kind);
-            let (group, version, other_kind) = other.unwrap_or(("", "", row.kind.to_string()));
-            let response_kind = kind(group, version, &other_kind);
-            (
-                name,
-                json!({"subresource": name, "responseKind": response_kind, "verbs": verbs}),
-            )
+            let response_kind = kind(part.group.unwrap_or(""), part.version.unwrap_or(""), &part.kind);
+            json!({"subresource": part.name, "responseKind": response_kind, "verbs": part.verbs})
         })
         .collect();
     if !parts.is_empty() {
-        parts.sort_by_key(|(name, _)| *name);
-        entry["subresources"] = parts.into_iter().map(|(_, part)| part).collect();
+        entry["subresources"] = Value::Array(parts);
     }
     entry
 }

@@ -1,5 +1,6 @@
 //! The API server in process: requests against the router, no sockets.
 
 mod kit;
+mod rows;
 mod verbs;
 mod watches;

@@ -1,0 +1,146 @@
+//! Rules about the tree that a compiler does not check. A failure says what to do.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// From the wire inwards: a room may use only the rooms that stand to its right.
+const ROOMS: &[&str] = &[
+    "main",
+    "server",
+    "bootstrap",
+    "config",
+    "http",
+    "authn",
+    "admission",
+    "authz",
+    "registry",
+    "strategy",
+    "schema",
+    "cache",
+    "store",
+    "object",
+    "identity",
+    "status",
+];
+/// Files over this need a reason in their first lines: `Long because …`.
+const LONG: usize = 800;
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+fn room_of(file: &Path) -> Option<usize> {
+    let first = file.strip_prefix(source()).unwrap().components().next()?;
+    let name = Path::new(first.as_os_str()).file_stem()?.to_str()?.to_owned();
+    ROOMS.iter().position(|room| *room == name)
+}
+
+#[test]
+fn rooms_look_one_way() {
+    let mut backward = Vec::new();
+    for file in rust_files(&source()) {
+        let Some(here) = room_of(&file) else { continue };
+        let text = fs::read_to_string(&file).unwrap();
+        // Tests at the end of a file may look anywhere.
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        for (number, line) in code.lines().enumerate() {
+            let line = line.split("//").next().unwrap();
+            assert!(
+                !line.contains("crate::{"),
+                "{}:{}: name each room on its own line",
+                file.display(),
+                number + 1
+            );
+            for room in &ROOMS[..here] {
+                if line.contains(&format!("crate::{room}::")) || line.contains(&format!("crate::{room};")) {
+                    backward.push(format!(
+                        "{}:{}: {} may not use {room}",
+                        file.display(),
+                        number + 1,
+                        ROOMS[here]
+                    ));
+                }
+            }
+        }
+    }
+    assert!(backward.is_empty(), "{}", backward.join("\n"));
+}
+
+#[test]
+fn every_file_is_compiled() {
+    let files = rust_files(&source());
+    let mut orphans = Vec::new();
+    for file in &files {
+        let stem = file.file_stem().unwrap().to_str().unwrap();
+        let folder = file.parent().unwrap();
+        if matches!(stem, "lib" | "main") && folder == source() {
+            continue;
+        }
+        // `mod x;` stands in the parent: the folder's mod.rs, or the file that is named like the folder.
+        let (name, owner_folder) = if stem == "mod" {
+            (folder.file_name().unwrap().to_str().unwrap(), folder.parent().unwrap())
+        } else {
+            (stem, folder)
+        };
+        let owners = [
+            owner_folder.join("mod.rs"),
+            owner_folder.join("lib.rs"),
+            owner_folder.join("main.rs"),
+            owner_folder.with_extension("rs"),
+        ];
+        let named = owners
+            .iter()
+            .filter_map(|owner| fs::read_to_string(owner).ok())
+            .any(|text| {
+                text.lines()
+                    .any(|line| line.trim_end().ends_with(&format!("mod {name};")))
+            });
+        if !named {
+            orphans.push(file.display().to_string());
+        }
+    }
+    assert!(orphans.is_empty(), "no `mod` line names: {orphans:?}");
+}
+
+#[test]
+fn long_files_say_why() {
+    let silent: Vec<String> = rust_files(&source())
+        .iter()
+        .filter_map(|file| {
+            let text = fs::read_to_string(file).unwrap();
+            let lines = text.lines().count();
+            let says = text.lines().take(12).any(|line| line.contains("Long because"));
+            (lines > LONG && !says).then(|| format!("{} ({lines} lines)", file.display()))
+        })
+        .collect();
+    assert!(
+        silent.is_empty(),
+        "say `Long because …` in the first lines, or cut: {silent:?}"
+    );
+}
+
+#[test]
+fn every_room_says_what_it_holds() {
+    for file in rust_files(&source()).iter().filter(|f| f.ends_with("mod.rs")) {
+        let text = fs::read_to_string(file).unwrap();
+        assert!(
+            text.starts_with("//!"),
+            "{} does not open with what comes in and out",
+            file.display()
+        );
+    }
+}
