@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::rules::{Rule, url_matches};
 
 /// The parts of `granted` that no rule of `held` covers, each a rule about one thing; empty when all is held.
-pub(super) fn missing(held: &[Rule], granted: &[Rule]) -> Vec<Rule> {
+pub fn missing(held: &[Rule], granted: &[Rule]) -> Vec<Rule> {
     granted
         .iter()
         .flat_map(atoms)
