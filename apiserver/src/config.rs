@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use crate::admission::addresses::cidr::Cidr;
 use crate::authn::front_proxy::FrontProxy;
 use crate::server::{Limits, TlsFiles};
 
@@ -40,14 +41,6 @@ pub struct Services {
     /// One range for each IP family, the primary first.
     pub ranges: Vec<Cidr>,
     pub node_ports: RangeInclusive<u16>,
-}
-
-/// A range of addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cidr {
-    /// The first address: host bits are zero.
-    pub network: IpAddr,
-    pub prefix: u8,
 }
 
 #[derive(Debug, Clone)]
@@ -233,7 +226,10 @@ impl TryFrom<Flags> for Config {
             return refuse("service-cluster-ip-range", "two ranges must be of two IP families");
         }
         let node_ports = ports(&flags.service_node_port_range).or_else(|why| refuse("service-node-port-range", why))?;
-        if flags.service_account_max_token_expiration_seconds.is_some_and(|s| s < 3600) {
+        if flags
+            .service_account_max_token_expiration_seconds
+            .is_some_and(|s| s < 3600)
+        {
             return refuse("service-account-max-token-expiration-seconds", "must be at least 3600");
         }
         let advertise_address = match flags.advertise_address {
@@ -337,7 +333,11 @@ impl Config {
 
 impl ServiceAccounts {
     pub fn api_audiences(&self) -> &[String] {
-        if self.audiences.is_empty() { &self.issuers } else { &self.audiences }
+        if self.audiences.is_empty() {
+            &self.issuers
+        } else {
+            &self.audiences
+        }
     }
 }
 
@@ -345,75 +345,6 @@ impl Services {
     /// The address of the `kubernetes` Service: the first of the primary range.
     pub fn kubernetes(&self) -> IpAddr {
         self.ranges[0].nth(1).expect("a range has more than one address")
-    }
-}
-
-impl Cidr {
-    /// `10.96.0.0/16`, with no host bits set and room for at least a few Services.
-    pub fn parse(text: &str) -> Result<Cidr, String> {
-        let invalid = || format!("{text:?} is not a range like 10.96.0.0/16");
-        let (address, prefix) = text.trim().split_once('/').ok_or_else(invalid)?;
-        let network: IpAddr = address.parse().map_err(|_| invalid())?;
-        let prefix: u8 = prefix.parse().map_err(|_| invalid())?;
-        let cidr = Cidr { network, prefix };
-        if prefix > cidr.bits() {
-            return Err(invalid());
-        }
-        if cidr.bits() - prefix < 3 {
-            return Err(format!("{text:?} is too small: at least eight addresses are needed"));
-        }
-        if cidr.number() & cidr.host_mask() != 0 {
-            return Err(format!("{text:?} has bits set beyond its prefix"));
-        }
-        Ok(cidr)
-    }
-    fn bits(&self) -> u8 {
-        if self.network.is_ipv4() { 32 } else { 128 }
-    }
-    fn number(&self) -> u128 {
-        number(self.network)
-    }
-    fn host_mask(&self) -> u128 {
-        let hosts = u32::from(self.bits() - self.prefix);
-        if hosts >= 128 { u128::MAX } else { (1 << hosts) - 1 }
-    }
-    /// How many addresses it has.
-    pub fn len(&self) -> u128 {
-        self.host_mask().saturating_add(1)
-    }
-    pub fn is_empty(&self) -> bool {
-        false
-    }
-    pub fn contains(&self, address: IpAddr) -> bool {
-        address.is_ipv4() == self.network.is_ipv4() && number(address) & !self.host_mask() == self.number()
-    }
-    /// The address `n` after the first.
-    pub fn nth(&self, n: u128) -> Option<IpAddr> {
-        if n > self.host_mask() {
-            return None;
-        }
-        let number = self.number() + n;
-        Some(match self.network {
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::from(u32::try_from(number).ok()?)),
-            IpAddr::V6(_) => IpAddr::V6(number.into()),
-        })
-    }
-    /// How far `address` is from the first.
-    pub fn offset(&self, address: IpAddr) -> Option<u128> {
-        self.contains(address).then(|| number(address) - self.number())
-    }
-}
-
-impl std::fmt::Display for Cidr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.network, self.prefix)
-    }
-}
-
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => u128::from(u32::from(address)),
-        IpAddr::V6(address) => address.into(),
     }
 }
 
@@ -429,7 +360,11 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     } else {
         (number(text)?, number(text)?)
     };
-    if from == 0 || to < from { Err(invalid()) } else { Ok(from..=to) }
+    if from == 0 || to < from {
+        Err(invalid())
+    } else {
+        Ok(from..=to)
+    }
 }
 
 /// The address that packets to elsewhere would come from; loopback on a machine without a route. Nothing is sent.
@@ -480,7 +415,10 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_refused_by_the_flags_name() {
         for (flag, part) in [
-            ("--authorization-mode=AlwaysAllow", "--authorization-mode: must name Node"),
+            (
+                "--authorization-mode=AlwaysAllow",
+                "--authorization-mode: must name Node",
+            ),
             ("--authorization-mode=Node,RBAC,Webhook", "Webhook is not supported"),
             ("--service-cluster-ip-range=10.0.0.1/24", "beyond its prefix"),
             ("--service-cluster-ip-range=10.0.0.0/30", "too small"),
@@ -491,16 +429,5 @@ mod tests {
             let error = config(&[flag]).unwrap_err();
             assert!(error.contains(part), "{flag}: {error}");
         }
-    }
-
-    #[test]
-    fn a_range_knows_its_addresses() {
-        let range = Cidr::parse("10.96.0.0/16").unwrap();
-        assert_eq!((range.len(), range.nth(65536)), (65536, None));
-        assert_eq!(range.offset("10.96.1.2".parse().unwrap()), Some(258));
-        assert_eq!(range.offset("10.97.0.0".parse().unwrap()), None);
-        let range = Cidr::parse("fd00::/64").unwrap();
-        assert_eq!(range.nth(1), Some("fd00::1".parse().unwrap()));
-        assert!(!range.contains("10.96.0.1".parse().unwrap()));
     }
 }

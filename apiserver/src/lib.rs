@@ -12,7 +12,9 @@
 pub mod admission;
 pub mod authn;
 pub mod authz;
+pub mod bootstrap;
 pub mod cache;
+pub mod config;
 pub mod http;
 pub mod identity;
 pub mod object;

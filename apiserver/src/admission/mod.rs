@@ -2,9 +2,19 @@
 //! Comes in: the attributes of the request and the object. Goes out: the object changed, or a refusal. Reads the cluster
 //! through the registry's caches; never writes an object of its own but reservations, which it undoes when the write fails.
 
+pub mod addresses;
+mod namespace;
+mod pods;
+mod priority;
+mod service_account;
+mod sources;
+mod volumes;
+
 use std::sync::Mutex;
 
 use futures::future::BoxFuture;
+use rand::Rng as _;
+use serde_json::Value;
 
 use crate::identity::User;
 use crate::object::Object;
@@ -84,9 +94,15 @@ pub trait Admit: Send + Sync + std::fmt::Debug {
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(std::future::ready(Ok(())))
     }
-    /// The write that `mutate` prepared failed or was a dry run: gives back what it reserved. `stored` is false then;
-    /// true tells that the write is done, for rules that keep accounts.
-    fn finish<'a>(&'a self, _attributes: &'a Attributes<'a>, _object: &'a Object, _stored: bool) -> BoxFuture<'a, ()> {
+    /// The end of every write whose `mutate` succeeded, and of every delete (`object` is what was deleted). `stored` false:
+    /// it failed or was a dry run, so what was reserved is given back.
+    fn finish<'a>(
+        &'a self,
+        _attributes: &'a Attributes<'a>,
+        _object: &'a Object,
+        _old: Option<&'a Object>,
+        _stored: bool,
+    ) -> BoxFuture<'a, ()> {
         Box::pin(std::future::ready(()))
     }
 }
@@ -95,4 +111,18 @@ pub trait Admit: Send + Sync + std::fmt::Debug {
 #[derive(Debug, Default)]
 pub struct Chain {
     pub rules: Vec<Box<dyn Admit>>,
+}
+
+/// The elements of a list; none where there is no list.
+fn items(list: Option<&Value>) -> impl Iterator<Item = &Value> {
+    list.and_then(Value::as_array).into_iter().flatten()
+}
+
+/// Five letters as upstream's generated names end.
+fn suffix() -> String {
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    let mut rng = rand::rng();
+    (0..5)
+        .map(|_| char::from(LETTERS[rng.random_range(0..LETTERS.len())]))
+        .collect()
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::rules::Rule;
 use super::{Authorizer, Decision, Request, Target};
+use crate::object::Object;
 
 /// What a pod refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,6 +48,14 @@ impl Pod {
             references,
         })
     }
+}
+
+/// What a pod that is not stored yet refers to.
+pub fn references(pod: &Object) -> Vec<(Kind, Arc<str>)> {
+    let pod = Value::Object(pod.0.clone());
+    let mut references = Vec::new();
+    collect(&pod, &pod["spec"], &mut references);
+    references
 }
 
 fn collect(pod: &Value, spec: &Value, out: &mut Vec<(Kind, Arc<str>)>) {

@@ -191,9 +191,8 @@ mod tests {
             role("stranger", None, None, &["delete"]),
         ]);
         let outdated_ = outdated(&mut roles);
-        let verbs = |name: &str| -> Vec<String> {
-            outdated_[name].iter().map(|rule| rule.verbs[0].to_string()).collect()
-        };
+        let verbs =
+            |name: &str| -> Vec<String> { outdated_[name].iter().map(|rule| rule.verbs[0].to_string()).collect() };
         assert_eq!(verbs("view"), ["get"]);
         assert_eq!(verbs("admin"), ["get", "update"]);
         assert!(outdated(&mut roles).is_empty());

@@ -100,7 +100,11 @@ pub async fn reconcile(registry: &Registry, parameters: &Parameters) -> Result<u
     for wanted in wanted(parameters) {
         let Some(row) = table.find(wanted.group, wanted.plural) else {
             // The table of rows says what is not served yet; an object of such a kind has nowhere to be.
-            tracing::debug!(resource = wanted.plural, name = wanted.text("name"), "kind is not served");
+            tracing::debug!(
+                resource = wanted.plural,
+                name = wanted.text("name"),
+                "kind is not served"
+            );
             continue;
         };
         let Ok(cache) = row.cache() else { continue };

@@ -50,7 +50,11 @@ fn reconcile_rbac(wanted: &Wanted, have: &Value) -> Step {
     add_entries(&mut new, &wanted.object, "labels");
     add_entries(&mut new, &wanted.object, "annotations");
     if wanted.object["aggregationRule"].is_null() {
-        let role = |object: &Value| serde_json::from_value::<RoleObject>(object.clone()).unwrap_or_default().rules;
+        let role = |object: &Value| {
+            serde_json::from_value::<RoleObject>(object.clone())
+                .unwrap_or_default()
+                .rules
+        };
         let missing = rules::missing(&role(have), &role(&wanted.object));
         if !missing.is_empty() {
             push_all(&mut new, "rules", missing.iter().map(|rule| json!(rule)));
@@ -90,7 +94,11 @@ fn reconcile_binding(wanted: &Wanted, have: &Value) -> Step {
 /// The subjects of `from` (in its JSON form `source`) that `have` lacks.
 fn push_missing_subjects(new: &mut Value, have: &BindingObject, from: &BindingObject, source: &Value) {
     let list = source["subjects"].as_array().cloned().unwrap_or_default();
-    let missing = from.subjects.iter().zip(list).filter(|(s, _)| !have.subjects.contains(s));
+    let missing = from
+        .subjects
+        .iter()
+        .zip(list)
+        .filter(|(s, _)| !have.subjects.contains(s));
     let missing: Vec<Value> = missing.map(|(_, value)| value).collect();
     if !missing.is_empty() {
         push_all(new, "subjects", missing);
@@ -181,7 +189,10 @@ mod tests {
         let mut have = object.clone();
         have["data"] = json!({"a": "2"});
         have["metadata"]["uid"] = "u".into();
-        assert_eq!(plan(&Wanted::new("", "configmaps", object.clone()), Some(&have)), Step::Nothing);
+        assert_eq!(
+            plan(&Wanted::new("", "configmaps", object.clone()), Some(&have)),
+            Step::Nothing
+        );
         let Step::Update(new) = plan(&Wanted::kept("", "configmaps", object.clone()), Some(&have)) else {
             panic!("an update")
         };

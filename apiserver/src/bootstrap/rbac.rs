@@ -69,7 +69,11 @@ fn parse_role(line: &str) -> Wanted {
     let name = words[1];
     let after = |word: &str| words.iter().position(|w| *w == word).map(|at| words[at + 1]);
     let namespace = after("in");
-    let kind = if namespace.is_some() { Kind::Role } else { Kind::ClusterRole };
+    let kind = if namespace.is_some() {
+        Kind::Role
+    } else {
+        Kind::ClusterRole
+    };
     let mut object = object(kind, name, namespace);
     object["rules"] = json!([]);
     if let Some(union) = after("joins") {

@@ -42,7 +42,10 @@ fn key(object: &Value) -> String {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "where the facts are is told by the environment")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "where the facts are is told by the environment"
+)]
 fn a_cluster_is_born_with_what_upstreams_is() {
     let Ok(facts) = std::env::var("KUBERNETES_FACTS") else {
         println!("skipped: KUBERNETES_FACTS is not set");
@@ -62,7 +65,9 @@ fn a_cluster_is_born_with_what_upstreams_is() {
         "services",
         "configmaps",
     ] {
-        let path = std::path::Path::new(&facts).join("bootstrap").join(format!("{plural}.json"));
+        let path = std::path::Path::new(&facts)
+            .join("bootstrap")
+            .join(format!("{plural}.json"));
         let list: Vec<Value> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let upstream: BTreeMap<String, Value> = list
             .into_iter()

@@ -43,7 +43,7 @@ pub(super) async fn bind(call: &Call<'_>, row: &Row, body: Body) -> Result<Respo
         Ok(()) => call.api.registry.bind(row, &context, name, &binding).await,
         Err(status) => Err(status),
     };
-    gate.finish(&binding, Write::Create, outcome.is_ok() && !options.dry_run)
+    gate.finish(&binding, None, Write::Create, outcome.is_ok() && !options.dry_run)
         .await;
     outcome?;
     Ok(respond::success(StatusCode::CREATED, Value::Null))

@@ -112,7 +112,7 @@ pub(super) async fn evict(call: &Call<'_>, row: &Row, body: Body) -> Result<Resp
         }
         Err(status) => Err(status),
     };
-    gate.finish(&eviction, Write::Create, outcome.is_ok()).await;
+    gate.finish(&eviction, None, Write::Create, outcome.is_ok()).await;
     outcome?;
     Ok(respond::success(StatusCode::CREATED, Value::Null))
 }

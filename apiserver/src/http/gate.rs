@@ -60,7 +60,7 @@ impl Gate for Admission<'_> {
                 if let Err(status) = rule.mutate(&attributes, new, old).await {
                     // What the rules before this one reserved is given back.
                     for done in &self.chain.rules[..at] {
-                        done.finish(&attributes, new, false).await;
+                        done.finish(&attributes, new, old, false).await;
                     }
                     return Err(status);
                 }
@@ -84,11 +84,17 @@ impl Gate for Admission<'_> {
         })
     }
 
-    fn finish<'a>(&'a self, object: &'a Object, write: Write, stored: bool) -> BoxFuture<'a, ()> {
+    fn finish<'a>(
+        &'a self,
+        object: &'a Object,
+        old: Option<&'a Object>,
+        write: Write,
+        stored: bool,
+    ) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             let attributes = self.attributes(object.name(), write != Write::Delete, write != Write::Create);
             for rule in &self.chain.rules {
-                rule.finish(&attributes, object, stored).await;
+                rule.finish(&attributes, object, old, stored).await;
             }
         })
     }

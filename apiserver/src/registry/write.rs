@@ -77,7 +77,13 @@ pub trait Gate: Send + Sync {
         old: Option<&'a Object>,
     ) -> BoxFuture<'a, Result<(), Status>>;
     /// Every mutated object, and every deleted one, is told of once: whether that was stored.
-    fn finish<'a>(&'a self, object: &'a Object, write: Write, stored: bool) -> BoxFuture<'a, ()>;
+    fn finish<'a>(
+        &'a self,
+        object: &'a Object,
+        old: Option<&'a Object>,
+        write: Write,
+        stored: bool,
+    ) -> BoxFuture<'a, ()>;
 }
 
 /// What was done to the object that a gate is told the end of.
@@ -160,7 +166,7 @@ impl Registry {
         gate.mutate(&name, &mut new, None).await?;
         let outcome = self.insert(row, context, &mut new, gate).await;
         let stored = outcome.is_ok() && !context.dry_run;
-        gate.finish(&new, Write::Create, stored).await;
+        gate.finish(&new, None, Write::Create, stored).await;
         outcome
     }
 
@@ -265,7 +271,7 @@ impl Registry {
                 Ok(Swap::Removed(_)) => (Write::Delete, !context.dry_run),
                 Ok(Swap::Lost(_)) | Err(_) => (Write::Update, false),
             };
-            gate.finish(&new, write, stored).await;
+            gate.finish(&new, Some(&old), write, stored).await;
             match outcome? {
                 Swap::Done(stored) | Swap::Removed(stored) => return Ok(stored),
                 Swap::Lost(newer) => {
