@@ -10,6 +10,7 @@
 //! (`tests/tidy.rs` enforces it). No writer touches the cache; only the store's watch does.
 
 pub mod admission;
+pub mod assemble;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;

@@ -3,6 +3,7 @@
 //! through the registry's caches; never writes an object of its own but reservations, which it undoes when the write fails.
 
 pub mod addresses;
+pub mod chain;
 mod namespace;
 mod pods;
 mod priority;
@@ -104,6 +105,35 @@ pub trait Admit: Send + Sync + std::fmt::Debug {
         _stored: bool,
     ) -> BoxFuture<'a, ()> {
         Box::pin(std::future::ready(()))
+    }
+}
+
+/// A rule that others hold too.
+impl<T: Admit> Admit for std::sync::Arc<T> {
+    fn mutate<'a>(
+        &'a self,
+        attributes: &'a Attributes<'a>,
+        new: &'a mut Object,
+        old: Option<&'a Object>,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        T::mutate(self, attributes, new, old)
+    }
+    fn validate<'a>(
+        &'a self,
+        attributes: &'a Attributes<'a>,
+        new: Option<&'a Object>,
+        old: Option<&'a Object>,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        T::validate(self, attributes, new, old)
+    }
+    fn finish<'a>(
+        &'a self,
+        attributes: &'a Attributes<'a>,
+        object: &'a Object,
+        old: Option<&'a Object>,
+        stored: bool,
+    ) -> BoxFuture<'a, ()> {
+        T::finish(self, attributes, object, old, stored)
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod front_proxy;
 pub mod impersonation;
 pub mod jws;
+pub mod lookup;
 pub mod service_account;
 pub mod x509;
 

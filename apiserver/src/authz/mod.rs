@@ -3,6 +3,7 @@
 //! may do everything, also before the caches have synced.
 
 mod cover;
+pub mod feed;
 pub mod node;
 pub mod rbac;
 pub mod rules;

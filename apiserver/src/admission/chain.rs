@@ -1,0 +1,103 @@
+//! Which rules there are, in which order, and which of them run.
+
+use std::sync::Arc;
+
+use super::addresses::Addresses;
+use super::namespace::NamespaceLifecycle;
+use super::pods::{DefaultTolerationSeconds, PodTopologyLabels, RuntimeClass, TaintNodesByCondition};
+use super::priority::Priority;
+use super::service_account::ServiceAccount;
+use super::sources::Source;
+use super::volumes::{DefaultStorageClass, PersistentVolumeClaimResize, StorageObjectInUseProtection};
+use super::{Admit, Chain};
+use crate::registry::Registry;
+
+/// A name that is no rule's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("admission rule {0:?} is unknown")]
+pub struct Unknown(String);
+
+/// The chain: upstream's default rules in upstream's order, those in `enable` too, those in `disable` not. The rules
+/// that keep the server's own books, addresses among them, cannot be turned off.
+pub fn chain(
+    registry: &Arc<Registry>,
+    addresses: Arc<Addresses>,
+    enable: &[String],
+    disable: &[String],
+) -> Result<Chain, Unknown> {
+    let source = |group: &str, plural: &str| Source::new(registry, group, plural);
+    let on = true;
+    let all: Vec<(&str, bool, Box<dyn Admit>)> = vec![
+        (
+            "NamespaceLifecycle",
+            on,
+            Box::new(NamespaceLifecycle {
+                namespaces: source("", "namespaces"),
+            }),
+        ),
+        (
+            "ServiceAccount",
+            on,
+            Box::new(ServiceAccount {
+                accounts: source("", "serviceaccounts"),
+            }),
+        ),
+        ("TaintNodesByCondition", on, Box::new(TaintNodesByCondition)),
+        (
+            "Priority",
+            on,
+            Box::new(Priority {
+                classes: source("scheduling.k8s.io", "priorityclasses"),
+            }),
+        ),
+        ("DefaultTolerationSeconds", on, Box::new(DefaultTolerationSeconds)),
+        (
+            "DefaultStorageClass",
+            on,
+            Box::new(DefaultStorageClass {
+                classes: source("storage.k8s.io", "storageclasses"),
+            }),
+        ),
+        (
+            "StorageObjectInUseProtection",
+            on,
+            Box::new(StorageObjectInUseProtection),
+        ),
+        (
+            "PersistentVolumeClaimResize",
+            on,
+            Box::new(PersistentVolumeClaimResize {
+                classes: source("storage.k8s.io", "storageclasses"),
+            }),
+        ),
+        (
+            "RuntimeClass",
+            on,
+            Box::new(RuntimeClass {
+                classes: source("node.k8s.io", "runtimeclasses"),
+            }),
+        ),
+        (
+            "PodTopologyLabels",
+            on,
+            Box::new(PodTopologyLabels {
+                nodes: source("", "nodes"),
+            }),
+        ),
+    ];
+    if let Some(name) = enable
+        .iter()
+        .chain(disable)
+        .find(|n| !all.iter().any(|(name, ..)| name == n))
+    {
+        return Err(Unknown(name.clone()));
+    }
+    let named = |list: &[String], name: &str| list.iter().any(|n| n == name);
+    let mut rules: Vec<Box<dyn Admit>> = all
+        .into_iter()
+        .filter(|(name, on, _)| !named(disable, name) && (*on || named(enable, name)))
+        .map(|(_, _, rule)| rule)
+        .collect();
+    rules.push(Box::new(addresses));
+    Ok(Chain { rules })
+}
