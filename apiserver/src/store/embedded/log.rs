@@ -144,20 +144,20 @@ impl Log {
     }
 
     /// How many bytes of payload the next frame may have, after an attempt to make it `wanted`.
-    pub(super) fn room(&mut self, wanted: usize) -> (usize, Option<io::Error>) {
+    pub(super) fn room(&mut self, wanted: usize) -> io::Result<usize> {
         let end = self.tail + (FRAME + wanted + 8) as u64;
-        let mut error = None;
         if end > self.capacity {
             // More at a time as the log grows, but never so much that the first sync after it takes long.
             let step = (self.capacity / 4).clamp(self.grow, 16 * self.grow);
             let to = end.max(self.capacity + step);
             match self.file.allocate(self.capacity, to) {
                 Ok(()) => self.capacity = to,
-                Err(failed) => error = Some(failed),
+                Err(error) if is_full(&error) => {}
+                Err(error) => return Err(error),
             }
         }
         let room = (self.capacity - self.tail).saturating_sub(FRAME as u64 + 8);
-        (room as usize, error)
+        Ok(room as usize)
     }
 
     /// The payload of the next frame, to be appended to.

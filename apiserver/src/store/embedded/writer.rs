@@ -59,6 +59,10 @@ pub(super) struct Writer {
 #[derive(Debug)]
 pub(super) struct Fatal(pub(super) io::Error);
 
+/// The batch is not in the log; nothing of it is done.
+#[derive(Debug)]
+struct NoSpace;
+
 impl Writer {
     /// Makes the reserve durable; after this, requests may come.
     pub(super) fn start(
@@ -86,7 +90,7 @@ impl Writer {
             tuning,
         };
         // After a stop in good order this also takes back that it was one.
-        writer.log.room(record::OVERHEAD);
+        writer.log.room(record::OVERHEAD)?;
         writer.reserve(recovered.revision);
         match writer.log.commit() {
             Ok(()) => Ok(writer),
@@ -157,7 +161,7 @@ impl Writer {
             return Ok(rest);
         }
         let fixed = self.dirty_bytes + 2 * record::OVERHEAD;
-        let (room, full) = self.log.room(fixed + bytes + FOR_DELETES);
+        let room = self.log.room(fixed + bytes + FOR_DELETES).map_err(Fatal)?;
         let mut used = fixed;
         let mut durable = false;
         let mut answers = Vec::with_capacity(requests.len());
@@ -169,8 +173,8 @@ impl Writer {
             for Request { key, write, reply, .. } in requests {
                 let size = size(&key, &write);
                 let result = match write {
-                    Write::Put { .. } if used + size + FOR_DELETES > room => Err(no_space(&full)),
-                    Write::Delete { .. } if used + size > room => Err(no_space(&full)),
+                    Write::Put { .. } if used + size + FOR_DELETES > room => Err(no_space()),
+                    Write::Delete { .. } if used + size > room => Err(no_space()),
                     Write::Put { value, expect, options } => {
                         let expires = options
                             .time_to_live
@@ -190,10 +194,10 @@ impl Writer {
         if durable || revision > self.reserved {
             match self.log(&plan.effects, revision, used <= room)? {
                 Ok(()) => {}
-                Err(error) => {
+                Err(NoSpace) => {
                     // None of it is done. Refusals that the batch led to may be wrong now, so they are answered alike.
                     for (reply, _) in answers {
-                        let _ = reply.send(Err(no_space(&Some(io::Error::from(error.kind())))));
+                        let _ = reply.send(Err(no_space()));
                     }
                     return Ok(rest);
                 }
@@ -212,12 +216,7 @@ impl Writer {
     }
 
     /// Makes a batch durable, with the lazy writes before it.
-    fn log(
-        &mut self,
-        effects: &[Effect],
-        revision: Revision,
-        with_dirty: bool,
-    ) -> Result<Result<(), io::Error>, Fatal> {
+    fn log(&mut self, effects: &[Effect], revision: Revision, with_dirty: bool) -> Result<Result<(), NoSpace>, Fatal> {
         let before = self.reserved;
         if revision.0 + self.tuning.reserve / 2 > self.reserved.0 {
             self.reserve(revision);
@@ -246,8 +245,9 @@ impl Writer {
                 Ok(Ok(()))
             }
             Err(Failure::Full(error)) => {
+                tracing::debug!(%error, "a batch found no space");
                 self.reserved = before;
-                Ok(Err(error))
+                Ok(Err(NoSpace))
             }
             Err(Failure::Broken(error)) => Err(Fatal(error)),
         }
@@ -275,6 +275,10 @@ impl Writer {
     }
 
     fn write_dirty(&mut self) {
+        debug_assert_eq!(
+            self.dirty_bytes,
+            self.dirty.values().map(|(_, size)| size).sum::<usize>()
+        );
         let state = self.shared.read();
         for (key, (revision, _)) in &self.dirty {
             match state.stored(key) {
@@ -295,7 +299,7 @@ impl Writer {
             self.flush_at = None;
             return Ok(());
         }
-        let (room, _) = self.log.room(self.dirty_bytes + record::OVERHEAD);
+        let room = self.log.room(self.dirty_bytes + record::OVERHEAD).map_err(Fatal)?;
         let written = match room >= self.dirty_bytes + record::OVERHEAD {
             true => {
                 let revision = self.shared.read().revision();
@@ -341,7 +345,7 @@ impl Writer {
         }
         match progress {
             Progress::Prepared(Ok(next)) => {
-                self.log.room(1);
+                self.log.room(1).map_err(Fatal)?;
                 record::seal(self.log.frame());
                 match self.log.commit() {
                     Ok(()) => {}
@@ -377,7 +381,7 @@ impl Writer {
 
     fn stop(&mut self) -> Result<(), Fatal> {
         let revision = self.shared.read().revision();
-        self.log.room(self.dirty_bytes + 2 * record::OVERHEAD);
+        self.log.room(self.dirty_bytes + 2 * record::OVERHEAD).map_err(Fatal)?;
         self.write_dirty();
         record::clean(self.log.frame(), revision);
         match self.log.commit() {
@@ -408,7 +412,6 @@ fn record_size(key: &Key, value: usize) -> usize {
     record::OVERHEAD + key.len() + value
 }
 
-fn no_space(cause: &Option<io::Error>) -> Error {
-    let kind = cause.as_ref().map_or(io::ErrorKind::StorageFull, io::Error::kind);
-    Error::Full(kind.into())
+fn no_space() -> Error {
+    Error::Full(io::ErrorKind::StorageFull.into())
 }
