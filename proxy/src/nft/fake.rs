@@ -183,6 +183,9 @@ impl Table {
     }
 }
 
+/// Words that a step reads or writes: the first one and how many.
+type Words = Vec<(Reg, usize)>;
+
 /// What the kernel checks of a rule: sets and chains exist, and no word is read before it was written.
 fn check(table: &Table, steps: &[Expr]) -> Result<(), Error> {
     let mut written = [false; 16];
@@ -199,7 +202,7 @@ fn check(table: &Table, steps: &[Expr]) -> Result<(), Error> {
         Holds::Nothing | Holds::Verdicts => 0,
     };
     for step in steps {
-        let (reads, writes): (Vec<(Reg, usize)>, Vec<(Reg, usize)>) = match step {
+        let (reads, writes): (Words, Words) = match step {
             Expr::Payload { len, to, .. } => (vec![], vec![(*to, words(*len as usize))]),
             Expr::Meta {
                 key: Meta::OutName | Meta::InName,

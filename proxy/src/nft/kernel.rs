@@ -144,6 +144,8 @@ impl Nft for Kernel {
             });
             match asked {
                 Ok(()) => {
+                    // The kernel's order is that of its hash table.
+                    elements.sort_by(|a, b| a.key.cmp(&b.key));
                     dump.sets.insert((*set).to_owned(), elements);
                 }
                 // Another version of this program had other sets.

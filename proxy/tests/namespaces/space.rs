@@ -88,7 +88,7 @@ impl Space {
     /// Serves TCP on port 80 from inside, on a thread of its own.
     pub(crate) fn serve(&self, number: usize) {
         let listener = self.run(|| TcpListener::bind("0.0.0.0:80").unwrap());
-        std::thread::spawn(move || super::serve(&listener, number));
+        std::thread::spawn(move || super::cases::serve(&listener, number));
     }
 
     /// Answers UDP on port 53 from inside.

@@ -1,18 +1,13 @@
-//! Rules in the real kernel, in network namespaces that exist as long as a test's threads and have no way out.
-//! These tests need root; without it they say so and pass.
-
-mod space;
-
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use super::space::{Space, skip};
 use proxy::conntrack::{self, Serving};
 use proxy::model::{Endpoint, Reach, ServicePort, TCP, UDP};
 use proxy::nft::{Kernel, Nft, Op, Transaction};
 use proxy::plan::{Book, Network, Owner, TABLE, sets};
 use proxy::route;
-use space::{Space, skip};
 
 const WAIT: Duration = Duration::from_secs(3);
 
@@ -396,7 +391,7 @@ fn a_table_that_others_delete_is_noticed() {
 }
 
 /// Answers one byte with who it is and who asked.
-fn serve(listener: &TcpListener, number: usize) {
+pub(super) fn serve(listener: &TcpListener, number: usize) {
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else { return };
         let from = stream.peer_addr().unwrap().ip();
