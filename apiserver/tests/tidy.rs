@@ -1,5 +1,7 @@
 //! Rules about the tree that a compiler does not check. A failure says what to do.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -12,15 +12,6 @@ pub(super) enum Format {
     Yaml,
 }
 
-impl Format {
-    pub(super) fn content_type(self) -> &'static str {
-        match self {
-            Format::Json => "application/json",
-            Format::Yaml => "application/yaml",
-        }
-    }
-}
-
 /// Another form of the same objects that a client may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {

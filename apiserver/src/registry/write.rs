@@ -188,7 +188,7 @@ impl Registry {
         }
         gate.validate(new.name(), Some(new), None).await?;
         let key = row.cache()?.key(context.namespace, new.name());
-        let value = row.encode(&mut new.clone());
+        let value = row.encode(new);
         let exists = |deleting: bool| {
             let mut status = Status::already_exists(row.about(), new.name());
             if deleting {
@@ -302,7 +302,7 @@ impl Registry {
             context.warn(warning);
         }
         gate.validate(new.name(), Some(new), Some(old)).await?;
-        let value = row.encode(&mut new.clone());
+        let value = row.encode(new);
         let left = |value, revision| Stored {
             value,
             revision: Some(revision),

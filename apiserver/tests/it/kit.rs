@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-pub struct Kit {
+pub(crate) struct Kit {
     server: ApiServer,
     user: Arc<User>,
     internal: bool,
@@ -27,25 +27,25 @@ pub struct Kit {
 
 /// An answer with its whole body.
 #[derive(Debug)]
-pub struct Answer {
-    pub code: StatusCode,
-    pub headers: HeaderMap,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) code: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Answer {
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
     }
     #[track_caller]
-    pub fn expect(self, code: u16) -> Value {
+    pub(crate) fn expect(self, code: u16) -> Value {
         assert_eq!(self.code, code, "{}", self.text);
         self.json()
     }
     /// The message of a refusal with `code`.
     #[track_caller]
-    pub fn refused(self, code: u16) -> String {
+    pub(crate) fn refused(self, code: u16) -> String {
         let status = self.expect(code);
         assert_eq!(status["kind"], "Status");
         assert_eq!(status["code"], code);
@@ -54,14 +54,21 @@ impl Answer {
 }
 
 impl Kit {
-    pub async fn new() -> Kit {
+    pub(crate) async fn new() -> Kit {
+        Kit::with(|_| {}).await
+    }
+
+    /// A server whose parts are changed before it is built.
+    pub(crate) async fn with(change: impl FnOnce(&mut Parts)) -> Kit {
         let registry = Registry::new(rows::rows(), Arc::new(Memory::default())).await.unwrap();
-        let server = apiserver::build(Parts::new(
+        let mut parts = Parts::new(
             registry,
             Authn::default(),
             authz::Chain::default(),
             admission::Chain::default(),
-        ));
+        );
+        change(&mut parts);
+        let server = apiserver::build(parts);
         let mut tasks = JoinSet::new();
         let running = server.clone();
         tasks.spawn(async move { running.run(CancellationToken::new()).await.unwrap() });
@@ -75,16 +82,17 @@ impl Kit {
     }
 
     /// From now on requests come from inside the process.
-    pub fn internal(&mut self) {
+    pub(crate) fn internal(&mut self) {
         self.internal = true;
     }
 
-    pub fn act_as(&mut self, user: User) {
+    pub(crate) fn act_as(&mut self, user: User) {
         self.user = Arc::new(user);
     }
 
-    pub fn server(&self) -> &ApiServer {
-        &self.server
+    /// The router as one connection of this user sees it.
+    pub(crate) fn router(&self) -> axum::Router {
+        self.server.router().layer(axum::Extension(self.peer()))
     }
 
     fn peer(&self) -> Peer {
@@ -100,12 +108,12 @@ impl Kit {
         }
     }
 
-    pub async fn send(&self, mut request: Request<Body>) -> http::Response<Body> {
+    pub(crate) async fn send(&self, mut request: Request<Body>) -> http::Response<Body> {
         request.extensions_mut().insert(self.peer());
         self.server.router().oneshot(request).await.unwrap()
     }
 
-    pub async fn whole(&self, request: Request<Body>) -> Answer {
+    pub(crate) async fn whole(&self, request: Request<Body>) -> Answer {
         let (head, body) = self.send(request).await.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         Answer {
@@ -115,36 +123,36 @@ impl Kit {
         }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.whole(Request::get(path).body(Body::empty()).unwrap()).await
     }
-    pub async fn get_as(&self, path: &str, accept: &str) -> Answer {
+    pub(crate) async fn get_as(&self, path: &str, accept: &str) -> Answer {
         self.whole(Request::get(path).header("accept", accept).body(Body::empty()).unwrap())
             .await
     }
-    pub async fn post(&self, path: &str, object: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, object: &Value) -> Answer {
         self.whole(Request::post(path).body(Body::from(object.to_string())).unwrap())
             .await
     }
-    pub async fn put(&self, path: &str, object: &Value) -> Answer {
+    pub(crate) async fn put(&self, path: &str, object: &Value) -> Answer {
         self.whole(Request::put(path).body(Body::from(object.to_string())).unwrap())
             .await
     }
     /// `kind` is `json`, `merge` or `strategic-merge`.
-    pub async fn patch(&self, path: &str, kind: &str, patch: &Value) -> Answer {
+    pub(crate) async fn patch(&self, path: &str, kind: &str, patch: &Value) -> Answer {
         let request = Request::patch(path)
             .header("content-type", format!("application/{kind}-patch+json"))
             .body(Body::from(patch.to_string()));
         self.whole(request.unwrap()).await
     }
-    pub async fn delete(&self, path: &str) -> Answer {
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
         self.whole(Request::delete(path).body(Body::empty()).unwrap()).await
     }
-    pub async fn delete_with(&self, path: &str, options: &Value) -> Answer {
+    pub(crate) async fn delete_with(&self, path: &str, options: &Value) -> Answer {
         self.whole(Request::delete(path).body(Body::from(options.to_string())).unwrap())
             .await
     }
-    pub async fn watch(&self, path: &str) -> Events {
+    pub(crate) async fn watch(&self, path: &str) -> Events {
         let response = self.send(Request::get(path).body(Body::empty()).unwrap()).await;
         assert_eq!(response.status(), 200);
         Events::of(response.into_body())
@@ -152,20 +160,20 @@ impl Kit {
 }
 
 /// A watch, event by event.
-pub struct Events {
+pub(crate) struct Events {
     body: Body,
     buffer: Vec<u8>,
 }
 
 impl Events {
-    pub fn of(body: Body) -> Self {
+    pub(crate) fn of(body: Body) -> Self {
         Events {
             body,
             buffer: Vec::new(),
         }
     }
     /// `None` where the watch has ended.
-    pub async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -176,7 +184,7 @@ impl Events {
         }
     }
     /// The next frame as it is.
-    pub async fn frame(&mut self) -> Option<bytes::Bytes> {
+    pub(crate) async fn frame(&mut self) -> Option<bytes::Bytes> {
         Some(self.body.frame().await?.unwrap().into_data().unwrap())
     }
 }

@@ -132,7 +132,7 @@ async fn every_row_goes_round() {
             kit.get(&format!("{collection}?labelSelector=a%3Db")).await.expect(200)["items"],
             json!([patched])
         );
-        let deleted = kit.delete(&format!("{path}?gracePeriodSeconds=0")).await;
+        let deleted = kit.delete(&format!("{path}?gracePeriodSeconds=0&propagationPolicy=Background")).await;
         assert_eq!(deleted.code, 200, "{}: {}", row.kind, deleted.text);
         // A namespace waits for what is in it.
         if &*row.kind != "Namespace" {
