@@ -270,6 +270,7 @@ impl Reporter {
             },
             unprivileged_oom: self.machine.unprivileged_oom,
             ready: self.seen.troubles.is_empty(),
+            known: true,
         });
     }
 

@@ -71,6 +71,13 @@ pub async fn run(
     images: Arc<Notify>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
+    let mut node = shared.node.clone();
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(()),
+        // An error means that the node's task is gone, which ends the part.
+        known = node.wait_for(|n| n.known) => drop(known),
+    }
     let arrivals = Arc::new(Arrivals::default());
     deliver(&shared, &arrivals);
     let mut workers = Workers {

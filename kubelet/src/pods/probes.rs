@@ -53,6 +53,14 @@ pub struct Target {
     pub container: Container,
     pub pod_ip: Option<String>,
     pub since: Instant,
+    /// What the API was told of this very container before: a node agent that starts anew does not make pods unready.
+    pub was: Option<Was>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Was {
+    pub started: bool,
+    pub ready: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -69,12 +77,14 @@ pub struct Probes {
     inner: Arc<Inner>,
 }
 
+type Unhealthy = dyn Fn(&Target, String) + Send + Sync;
+
 struct Inner {
     runtime: Arc<dyn Runtime>,
     state: Mutex<State>,
     wake: Notify,
     changed: Box<dyn Fn(&str) + Send + Sync>,
-    unhealthy: Box<dyn Fn(&Target, String) + Send + Sync>,
+    unhealthy: Box<Unhealthy>,
 }
 
 #[derive(Default)]
@@ -133,9 +143,13 @@ impl Probes {
             return;
         }
         let has = |kind| probe(&target.container, kind).is_some();
+        let was = target.was.unwrap_or(Was {
+            started: false,
+            ready: false,
+        });
         let health = Health {
-            started: has(Kind::Startup).then_some(false),
-            ready: !has(Kind::Readiness) && !has(Kind::Startup),
+            started: has(Kind::Startup).then_some(was.started),
+            ready: was.ready || (!has(Kind::Readiness) && !has(Kind::Startup)),
             failed: None,
         };
         for kind in [Kind::Startup, Kind::Liveness, Kind::Readiness] {
@@ -406,7 +420,9 @@ mod tests {
         fake.start_container(&id).await.unwrap();
         let told = Arc::new(AtomicUsize::new(0));
         let counter = told.clone();
-        let count = move |_: &Target, _| drop(counter.fetch_add(1, Ordering::SeqCst));
+        let count = move |_: &Target, _| {
+            counter.fetch_add(1, Ordering::SeqCst);
+        };
         let probes = Probes::new(fake.clone(), |_| {}, count);
         let container = serde_json::from_value(container).unwrap();
         probes.watch(Target {
@@ -415,6 +431,7 @@ mod tests {
             container,
             pod_ip: None,
             since: Instant::now(),
+            was: None,
         });
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(probes.clone().run(CancellationToken::new()));

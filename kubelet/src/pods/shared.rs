@@ -1,7 +1,7 @@
 //! What all pods of the node share, and who is told of what.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex},
 };
 
@@ -28,6 +28,8 @@ pub struct NodeFacts {
     /// Negative OOM scores may not be set here.
     pub unprivileged_oom: bool,
     pub ready: bool,
+    /// Filled in at least once.
+    pub known: bool,
 }
 
 pub struct Shared {
@@ -83,7 +85,12 @@ pub struct Post {
 struct Boxes {
     by_pod: HashMap<String, Arc<Inbox>>,
     by_container: HashMap<String, String>,
+    /// Containers that ended before their worker had said that they are its pod's.
+    unclaimed: VecDeque<String>,
 }
+
+/// More than may end between a start and the look that follows it; what is forgotten is found by the slow relist.
+const UNCLAIMED: usize = 256;
 
 /// News for one pod's worker. Each kind is kept as the latest, so nothing piles up.
 #[derive(Debug, Default)]
@@ -154,6 +161,17 @@ impl Post {
         let mut boxes = self.lock();
         boxes.by_container.retain(|_, pod| pod != uid);
         boxes.by_container.extend(ids.map(|id| (id.to_owned(), uid.to_owned())));
+        let Boxes {
+            by_pod,
+            by_container,
+            unclaimed,
+        } = &mut *boxes;
+        let owner = |id: &String| by_container.get(id).is_some_and(|pod| pod == uid);
+        let (claimed, left) = std::mem::take(unclaimed).into_iter().partition(owner);
+        *unclaimed = left;
+        if let (false, Some(inbox)) = (claimed.is_empty(), by_pod.get(uid)) {
+            inbox.put(|news| news.exited.extend::<VecDeque<String>>(claimed));
+        }
     }
 
     pub fn look(&self, uid: &str) {
@@ -176,12 +194,19 @@ impl Post {
 
     pub fn container(&self, id: &str, exited: bool) {
         let inbox = {
-            let boxes = self.lock();
-            boxes
+            let mut boxes = self.lock();
+            let known = boxes
                 .by_container
                 .get(id)
                 .and_then(|uid| boxes.by_pod.get(uid))
-                .cloned()
+                .cloned();
+            if known.is_none() && exited {
+                if boxes.unclaimed.len() == UNCLAIMED {
+                    boxes.unclaimed.pop_front();
+                }
+                boxes.unclaimed.push_back(id.to_owned());
+            }
+            known
         };
         if let Some(inbox) = inbox {
             inbox.put(|news| {

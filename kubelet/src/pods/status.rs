@@ -43,6 +43,8 @@ pub enum Fate {
 #[derive(Debug)]
 pub struct View<'a> {
     pub pod: &'a Pod,
+    /// What the API has been told so far.
+    pub old: &'a PodStatus,
     pub observed: &'a Observed,
     pub health: &'a HashMap<String, Health>,
     pub waiting: &'a Waiting,
@@ -58,7 +60,7 @@ pub struct View<'a> {
 
 pub fn status(view: &View<'_>) -> PodStatus {
     let spec = view.pod.spec.as_ref().expect("a pod from the API has a spec");
-    let old = view.pod.status.clone().unwrap_or_default();
+    let old = view.old.clone();
     let begun = spec.containers.iter().any(|c| view.observed.latest(&c.name).is_some());
     let init_statuses: Vec<ContainerStatus> = inits(spec)
         .iter()
@@ -224,7 +226,7 @@ fn container(
                     status.started = Some(started);
                     status.ready = match (init, is_sidecar(spec)) {
                         (true, false) => false,
-                        _ => health.map_or(true, |h| h.ready) && started,
+                        _ => health.is_none_or(|h| h.ready) && started,
                     };
                     let running = ContainerStateRunning {
                         started_at: stamp(seen.started),
@@ -335,17 +337,11 @@ fn phase(
     if !initialized {
         return "Pending";
     }
-    let (waiting, other) = (
-        statuses.iter().filter(|s| never_ran(s)).count(),
-        statuses.iter().filter(|s| !never_ran(s)),
-    );
-    match (
-        waiting,
-        other.filter(|s| !running(s)).count(),
-        statuses.iter().any(running),
-    ) {
-        (0, _, true) | (_, 1.., _) => "Running",
-        _ => "Pending",
+    // One container that has never run keeps the pod pending, whatever the others do.
+    if statuses.iter().any(never_ran) {
+        "Pending"
+    } else {
+        "Running"
     }
 }
 
@@ -485,12 +481,16 @@ struct WrittenMeta {
 }
 
 /// Tells the API where it knows otherwise. The new resource version, or none where nothing was to be told.
-pub async fn write(client: &kube::Client, pod: &Pod, next: &PodStatus) -> Result<Option<String>, kube::Error> {
-    let old = pod.status.clone().unwrap_or_default();
-    if old == *next {
+pub async fn write(
+    client: &kube::Client,
+    pod: &Pod,
+    old: &PodStatus,
+    next: &PodStatus,
+) -> Result<Option<String>, kube::Error> {
+    if old == next {
         return Ok(None);
     }
-    let body = patch(pod, &old, next);
+    let body = patch(pod, old, next);
     let (namespace, name) = (
         pod.metadata.namespace.as_deref().unwrap_or("default"),
         pod.metadata.name.as_deref().unwrap_or_default(),
@@ -524,6 +524,18 @@ fn patch(pod: &Pod, old: &PodStatus, next: &PodStatus) -> Value {
             .cloned()
             .unwrap_or_default();
         conditions.retain(|c| !before.contains(c));
+        // Lists merge by type and members within: what a condition no longer says has to be taken back.
+        for condition in conditions.iter_mut() {
+            let had = before
+                .iter()
+                .find(|b| b["type"] == condition["type"])
+                .and_then(Value::as_object);
+            for key in had.into_iter().flat_map(|h| h.keys()) {
+                if condition.get(key).is_none() {
+                    condition[key.as_str()] = Value::Null;
+                }
+            }
+        }
     }
     for list in ["podIPs", "hostIPs"] {
         let Some(now) = members.get_mut(list).and_then(Value::as_array_mut) else {

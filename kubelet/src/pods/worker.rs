@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use daemon::informer::Entry;
 use futures::future::join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Api, DeleteParams, Preconditions};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,7 @@ use super::{
     backoff::Backoff,
     observed::{Observed, Seen, observe},
     plan::{self, Facts, Finished, Plan, Sandbox},
-    probes::Target,
+    probes::{Target, Was},
     shared::{Inbox, Shared},
     status::{self, Fate, View, Waiting},
     sync::{Stuck, definition, grace},
@@ -98,7 +98,8 @@ pub struct Worker {
     /// The volumes are to be looked at, whatever else there is to do.
     stale: bool,
     failures: u32,
-    written: Option<u64>,
+    /// What the API was told last, and the revision that this made: newer than the entry until its echo comes.
+    written: Option<(u64, PodStatus)>,
     deleted: bool,
 }
 
@@ -157,7 +158,11 @@ impl Worker {
 
     async fn step(&mut self) -> Result<Next, daemon::BoxError> {
         let news = self.inbox.take();
-        let own_echo = news.entry.as_ref().is_some_and(|e| Some(e.revision) == self.written);
+        let own_echo = news.entry.as_ref().is_some_and(|e| {
+            self.written
+                .as_ref()
+                .is_some_and(|(revision, _)| e.revision == *revision)
+        });
         let quiet = own_echo
             && !(news.look || news.volumes || news.gone)
             && news.exited.is_empty()
@@ -274,11 +279,11 @@ impl Worker {
         if busy || self.stale || self.refresh.is_some_and(|at| at <= Instant::now()) {
             // What is true so far is told while the work goes on.
             let (told, done) = tokio::join!(
-                write(&shared, pod, &self.waiting, &self.words, &observed, &Fate::Lives, false),
+                write(&shared, pod, &observed, self.telling(Fate::Lives, false)),
                 perform(&shared, &subject, &plan, &observed, &self.inbox)
             );
             retry = self.account(done);
-            self.written = told?.or(self.written);
+            self.written = told?.or(self.written.take());
             observed = self.look().await?;
             self.probe(&subject, &observed);
             let after = self.plan(pod, &observed);
@@ -294,10 +299,21 @@ impl Worker {
         }
         self.remove_old(&plan).await;
         self.hear(&subject, &observed);
-        let told = write(&shared, pod, &self.waiting, &self.words, &observed, &Fate::Lives, false).await?;
-        self.written = told.or(self.written);
+        let told = write(&shared, pod, &observed, self.telling(Fate::Lives, false)).await?;
+        self.written = told.or(self.written.take());
         let wakes = [retry, plan.wake(), deadline, self.refresh, self.exiting_wake()];
         Ok(Next::Wait(wakes.into_iter().flatten().min()))
+    }
+
+    fn telling(&self, fate: Fate, terminating: bool) -> Telling<'_> {
+        Telling {
+            waiting: &self.waiting,
+            words: &self.words,
+            fate,
+            terminating,
+            written: self.written.as_ref(),
+            revision: self.entry.as_ref().map_or(0, |e| e.revision),
+        }
     }
 
     fn plan(&self, pod: &Pod, observed: &Observed) -> Plan {
@@ -352,6 +368,7 @@ impl Worker {
                     container,
                     pod_ip: ips.first().cloned(),
                     since: now.checked_sub(age).unwrap_or(now),
+                    was: was(subject.pod, &seen.id),
                 });
             }
         }
@@ -511,8 +528,8 @@ impl Worker {
             self.waiting.clear();
             // What the API was told of an ended pod is final.
             if !self.gone && !api::pod::is_terminal(pod) {
-                match write(&shared, pod, &self.waiting, &self.words, &observed, &why.fate(), true).await {
-                    Ok(revision) => self.written = revision.or(self.written),
+                match write(&shared, pod, &observed, self.telling(why.fate(), true)).await {
+                    Ok(told) => self.written = told.or(self.written.take()),
                     // Deleted by force meanwhile: there is nobody to tell.
                     Err(kube::Error::Api(error)) if error.code == 404 || error.code == 409 => {}
                     Err(error) => return Err(error.into()),
@@ -685,36 +702,51 @@ async fn perform(shared: &Arc<Shared>, subject: &Subject<'_>, plan: &Plan, obser
     done
 }
 
-async fn write(
-    shared: &Arc<Shared>,
-    pod: &Pod,
-    waiting: &Waiting,
-    messages: &HashMap<String, String>,
-    observed: &Observed,
-    fate: &Fate,
+/// What a status is made of besides the pod and the runtime's state.
+#[derive(Debug)]
+struct Telling<'a> {
+    waiting: &'a Waiting,
+    words: &'a HashMap<String, String>,
+    fate: Fate,
     terminating: bool,
-) -> Result<Option<u64>, kube::Error> {
+    /// As in the worker.
+    written: Option<&'a (u64, PodStatus)>,
+    revision: u64,
+}
+
+async fn write(
+    shared: &Shared,
+    pod: &Pod,
+    observed: &Observed,
+    telling: Telling<'_>,
+) -> Result<Option<(u64, PodStatus)>, kube::Error> {
     let (host_ips, runtime) = {
         let node = shared.node.borrow();
         (node.host_ips.clone(), node.runtime_name.clone())
     };
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let health = shared.probes.health(uid);
+    let ahead = telling
+        .written
+        .filter(|(revision, _)| *revision > telling.revision)
+        .map(|(_, status)| status);
+    let old = ahead.cloned().or_else(|| pod.status.clone()).unwrap_or_default();
     let view = View {
         pod,
+        old: &old,
         observed,
         health: &health,
-        waiting,
-        fate,
+        waiting: telling.waiting,
+        fate: &telling.fate,
         host_ips: &host_ips,
-        messages,
-        terminating,
+        messages: telling.words,
+        terminating: telling.terminating,
         runtime: &runtime,
         now: Timestamp::now(),
     };
     let next = status::status(&view);
-    let written = status::write(&shared.client, pod, &next).await?;
-    Ok(written.and_then(|revision| revision.parse().ok()))
+    let revision = status::write(&shared.client, pod, &old, &next).await?;
+    Ok(revision.and_then(|r| r.parse().ok()).map(|revision| (revision, next)))
 }
 
 /// Returns when the API wants the pod gone. The news stays in the box for the next step.
@@ -753,6 +785,21 @@ async fn hurry(inbox: &Inbox, seconds: u64) -> u64 {
 
 fn ips(observed: &Observed) -> Vec<String> {
     observed.current().map(|s| s.ips.clone()).unwrap_or_default()
+}
+
+fn was(pod: &Pod, id: &str) -> Option<Was> {
+    let status = pod.status.as_ref()?;
+    let all = status
+        .container_statuses
+        .iter()
+        .chain(&status.init_container_statuses)
+        .flatten();
+    let same = |full: &String| full.split_once("://").is_some_and(|(_, bare)| bare == id);
+    let had = all.into_iter().find(|s| s.container_id.as_ref().is_some_and(same))?;
+    Some(Was {
+        started: had.started == Some(true),
+        ready: had.ready,
+    })
 }
 
 /// On the clock that timers run on.

@@ -357,7 +357,9 @@ impl Runtime for Cri {
 
 fn containerd(client: &Client) -> BoxStream<'static, Result<Hint, Error>> {
     let topics = ["/tasks/exit", "/images/create", "/images/update", "/images/delete"];
-    let filters = topics.map(|topic| format!("namespace==k8s.io,topic=={topic}")).to_vec();
+    let filters = topics
+        .map(|topic| format!("namespace==k8s.io,topic==\"{topic}\""))
+        .to_vec();
     client
         .stream::<Envelope>(
             "/containerd.services.events.v1.Events/Subscribe",

@@ -20,8 +20,11 @@ pub fn tmpfs(path: &Path, size: Option<u64>) -> io::Result<()> {
 }
 
 pub fn is_mounted(path: &Path) -> io::Result<bool> {
-    let path = path.canonicalize()?;
-    Ok(points()?.contains(&path))
+    match path.canonicalize() {
+        Ok(path) => Ok(points()?.contains(&path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Undoes every mount at or below the directory, the inner ones first.
