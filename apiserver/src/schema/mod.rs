@@ -13,6 +13,8 @@ mod leaf;
 pub mod openapi;
 #[cfg(test)]
 mod parity;
+#[cfg(test)]
+mod properties;
 mod shape;
 pub mod table;
 mod yaml;
