@@ -123,6 +123,29 @@ fn rfc3339(text: &str, layout: &str, micros: bool) -> Result<Timestamp, String> 
         .ok_or_else(|| format!("parsing time {text:?}: day out of range"))
 }
 
+/// Seconds since 1970 and nanoseconds of a time in either form.
+pub(super) fn instant(text: &str) -> Option<(i64, i32)> {
+    let at = rfc3339(text, SECONDS, false).ok()?;
+    // Before 1970 the parts count down; the wire counts nanoseconds up.
+    let (seconds, nanos) = (at.as_second(), at.subsec_nanosecond());
+    Some(if nanos < 0 {
+        (seconds - 1, nanos + 1_000_000_000)
+    } else {
+        (seconds, nanos)
+    })
+}
+
+/// The text of an instant, with whole seconds or with microseconds.
+pub(super) fn print_instant(seconds: i64, nanos: i32, micros: bool) -> Option<String> {
+    let at = Offset::UTC.to_datetime(Timestamp::new(seconds, nanos).ok()?);
+    let form = if micros {
+        "%Y-%m-%dT%H:%M:%S.%6fZ"
+    } else {
+        "%Y-%m-%dT%H:%M:%SZ"
+    };
+    Some(at.strftime(form).to_string())
+}
+
 /// Go's `time.ParseDuration`, in nanoseconds.
 pub(super) fn duration(text: &str) -> Result<i64, String> {
     let invalid = || format!("time: invalid duration {text:?}");

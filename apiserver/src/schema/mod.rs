@@ -15,6 +15,7 @@ pub mod openapi;
 mod parity;
 #[cfg(test)]
 mod properties;
+pub mod protobuf;
 mod shape;
 pub mod table;
 mod yaml;

@@ -69,7 +69,7 @@ fn without_admission(pod: &mut Value) {
     }
 }
 /// The paths at which two trees differ.
-fn differences(path: &str, ours: Option<&Value>, theirs: Option<&Value>, found: &mut Vec<String>) {
+pub(super) fn differences(path: &str, ours: Option<&Value>, theirs: Option<&Value>, found: &mut Vec<String>) {
     match (ours, theirs) {
         (Some(Value::Object(a)), Some(Value::Object(b))) => {
             let keys: std::collections::BTreeSet<_> = a.keys().chain(b.keys()).collect();

@@ -126,6 +126,12 @@ proptest! {
         let mut twice = object.clone();
         default(ty, &mut twice.0);
         prop_assert_eq!(&twice, &object);
+        let message = protobuf::to_protobuf(ty, &object.0).unwrap();
+        let (found, mut through) = protobuf::from_protobuf(&message, None, protobuf::Unknown::Refuse).unwrap();
+        prop_assert_eq!(found, ty);
+        // The kinds of objects within objects are not on that wire; defaulting brings them back.
+        default(ty, &mut through);
+        prop_assert_eq!(Value::Object(through), Value::Object(object.0.clone()));
         let checked = check(ty, &Value::Object(object.0.clone())).unwrap();
         prop_assert_eq!(checked.1, Vec::<String>::new());
     }
@@ -137,6 +143,7 @@ proptest! {
             for format in [Format::Json, Format::Yaml] {
                 let _ = decode(ty, gvk, format, body, Validation::Strict);
             }
+            let _ = protobuf::from_protobuf(&[protobuf::MAGIC, body].concat(), Some(ty), protobuf::Unknown::Drop);
         }
     }
 

@@ -140,8 +140,8 @@ fn custom_resource(definition: &mut Tree) {
     let spec = made(definition, "spec");
     let names = made(spec, "names");
     let kind = text(names, "kind").to_owned();
-    put(names, "singular", kind.to_lowercase());
     if !kind.is_empty() {
+        put(names, "singular", kind.to_lowercase());
         put(names, "listKind", format!("{kind}List"));
     }
     if !has(spec, "conversion") {
