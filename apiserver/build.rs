@@ -212,9 +212,9 @@ mod descriptions {
     use std::path::{Path, PathBuf};
 
     /// By type (`core/v1.Pod`) and by type and field (`core/v1.Pod metadata`).
-    pub type Texts = HashMap<String, String>;
+    pub(super) type Texts = HashMap<String, String>;
 
-    pub fn read() -> Texts {
+    pub(super) fn read() -> Texts {
         let mut texts = Texts::new();
         let root = source().join("src/v1_36");
         for (folder, prefix) in [

@@ -127,10 +127,10 @@ fn pod_requests(spec: &mut Tree) {
                 continue;
             };
             let sidecar = container.get("restartPolicy").and_then(Value::as_str) == Some("Always");
-            let mut at = sidecars.clone();
-            add(&mut at, more.clone());
+            let mut at = sidecars;
+            add(&mut at, more);
             if sidecar {
-                sidecars = at.clone();
+                sidecars = at;
                 add(&mut total, more);
             }
             if at > peak {
