@@ -229,7 +229,7 @@ fn job_spec(spec: &Field, errors: &mut Errors) {
             );
         }
         let failed = spec.get("maxFailedIndexes");
-        if failed.number() > completions.number() {
+        if failed.present() && failed.number() > completions.number() {
             failed.invalid(errors, "must be less than or equal to completions");
         }
     } else {

@@ -2,6 +2,7 @@
 
 use super::super::row::Resource;
 use super::{cells, namespaced};
+use crate::strategy::node::Leases;
 
 pub(super) fn rows() -> Vec<Resource> {
     vec![
@@ -10,6 +11,7 @@ pub(super) fn rows() -> Vec<Resource> {
             .conditional_update()
             // Heartbeats of nodes may be lost with the power; election Leases share this row and may not.
             .lazy_in("kube-node-lease")
-            .columns("Name, Holder, Age", cells::node::lease),
+            .columns("Name, Holder, Age", cells::node::lease)
+            .strategy(Leases),
     ]
 }

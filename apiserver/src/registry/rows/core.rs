@@ -2,7 +2,7 @@
 
 use super::super::row::{Resource, Subresource::*};
 use super::{CREATE, cells, cluster, namespaced};
-use crate::strategy::{Shape, format, pod, volume, workload};
+use crate::strategy::{config, format, namespace, node, pod, quota, service, volume, workload};
 
 const V1: &str = "v1";
 
@@ -13,16 +13,19 @@ pub(super) fn rows() -> Vec<Resource> {
             .strategy(pod::Bindings),
         namespaced("", V1, "ConfigMap", "configmaps")
             .short("cm")
-            .columns("Name, Data, Age", cells::cluster::config_map),
+            .columns("Name, Data, Age", cells::cluster::config_map)
+            .strategy(config::ConfigMaps),
         namespaced("", V1, "Endpoints", "endpoints")
             .short("ep")
             .prefix("services/endpoints")
             .create_on_update()
-            .columns("Name, Endpoints, Age", cells::service::endpoints),
+            .columns("Name, Endpoints, Age", cells::service::endpoints)
+            .strategy(service::Endpoints),
         super::events::core(),
         namespaced("", V1, "LimitRange", "limitranges")
             .short("limits")
-            .create_on_update(),
+            .create_on_update()
+            .strategy(quota::LimitRanges),
         cluster("", V1, "Namespace", "namespaces")
             .short("ns")
             .verbs(&["create", "delete", "get", "list", "patch", "update", "watch"])
@@ -30,7 +33,7 @@ pub(super) fn rows() -> Vec<Resource> {
             .names(format::label_name)
             .fields("status.phase")
             .columns("Name, Status, Age", cells::cluster::namespace)
-            .shape(Shape::STATUS),
+            .strategy(namespace::Namespaces),
         cluster("", V1, "Node", "nodes")
             .short("no")
             .prefix("minions")
@@ -41,7 +44,7 @@ pub(super) fn rows() -> Vec<Resource> {
                  Container-Runtime*",
                 cells::node::cells,
             )
-            .shape(Shape::STATUS),
+            .strategy(node::Nodes),
         namespaced("", V1, "PersistentVolumeClaim", "persistentvolumeclaims")
             .returns_deleted()
             .short("pvc")
@@ -106,15 +109,17 @@ pub(super) fn rows() -> Vec<Resource> {
             .short("quota")
             .status()
             .columns("Name, Request, Limit, Age", cells::cluster::quota)
-            .shape(Shape::STATUS),
+            .strategy(quota::Quotas),
         namespaced("", V1, "Secret", "secrets")
             .fields("type")
-            .columns("Name, Type, Data, Age", cells::cluster::secret),
+            .columns("Name, Type, Data, Age", cells::cluster::secret)
+            .strategy(config::Secrets),
         namespaced("", V1, "ServiceAccount", "serviceaccounts")
             .returns_deleted()
             .short("sa")
             .subresources(&[Token])
-            .columns("Name, Age", cells::name_and_age),
+            .columns("Name, Age", cells::name_and_age)
+            .strategy(config::ServiceAccounts),
         namespaced("", V1, "Service", "services")
             .returns_deleted()
             .short("svc")
@@ -128,6 +133,6 @@ pub(super) fn rows() -> Vec<Resource> {
                 "Name, Type, Cluster-IP, External-IP, Port(s), Age, Selector*",
                 cells::service::cells,
             )
-            .shape(Shape::STATUS),
+            .strategy(service::Services),
     ]
 }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::super::row::{Convert, Resource};
 use super::{cells, namespaced};
 use crate::object::Object;
+use crate::strategy::event::Events;
 
 /// The core group's events.
 pub(super) fn core() -> Resource {
@@ -48,6 +49,9 @@ fn shared(group: &str) -> Resource {
             "Last Seen, Type, Reason, Object, Subobject*, Source*, Message, First Seen*, Count*, Name*",
             cells::cluster::event,
         )
+        .strategy(Events {
+            strict: !group.is_empty(),
+        })
 }
 
 const NEW: &str = "events.k8s.io/v1";

@@ -21,6 +21,7 @@ use crate::object::Object;
 use crate::status::Errors;
 
 pub(super) use affinity::{node_selector, node_term, taint_effect, tolerations};
+pub(super) use probe::port_or_name;
 pub(super) use spec::validate as validate_spec;
 pub(super) use volume::{csi_driver, host_path, legacy_source, no_backsteps};
 pub(super) use warnings::of_spec as spec_warnings;
@@ -34,8 +35,24 @@ impl Strategy for Pods {
     }
     fn default(&self, new: &mut Object) {
         template::default_spec(new.entry("spec"));
+        // Two names of one thing: where they differ the old one counts, since old writers know only it.
+        let Some(status) = new.0.get_mut("status").and_then(Value::as_object_mut) else {
+            return;
+        };
+        for (one, all) in [("podIP", "podIPs"), ("hostIP", "hostIPs")] {
+            let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or("").to_owned();
+            let ip = text(status.get(one));
+            let first = text(status.get(all).and_then(|list| list.get(0)?.get("ip")));
+            if ip.is_empty() && !first.is_empty() {
+                status.insert(one.into(), first.into());
+            } else if !ip.is_empty() && ip != first {
+                status.insert(all.into(), json!([{ "ip": ip }]));
+            }
+        }
     }
     fn prepare_create(&self, _context: &Context<'_>, new: &mut Object) {
+        // Admission may have named an account since.
+        template::default_spec(new.entry("spec"));
         new.metadata_mut().insert("generation".into(), 1.into());
         let mut status = json!({ "phase": "Pending", "qosClass": qos::class(&Field::root(new, "spec")) });
         if !Field::root(new, "spec.schedulingGates").is_empty() {
