@@ -198,6 +198,8 @@ pub struct Flags {
     /// Concurrent requests on one HTTP/2 connection.
     #[arg(long, default_value_t = 250)]
     http2_max_streams_per_connection: u32,
+    #[command(flatten)]
+    pub logging: daemon::args::Logging,
     /// Directory of the embedded store.
     #[arg(long, default_value = "/var/lib/coracle/store")]
     data_dir: PathBuf,

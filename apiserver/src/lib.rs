@@ -26,6 +26,9 @@ pub mod status;
 pub mod store;
 pub mod strategy;
 
+pub use assemble::{Server, run};
+pub use config::{Config, Flags};
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -24,8 +24,9 @@ use crate::identity::User;
 use crate::registry::{Registry, rows};
 use crate::server::{self, Internal, Tls};
 use crate::status::Status;
-use crate::store::Store;
-use crate::{ApiServer, Parts, build, cache};
+use crate::store::embedded::Embedded;
+use crate::store::{Memory, Store};
+use crate::{ApiServer, Parts, build, cache, config, http, store};
 
 /// None of these is repaired here: the part ends, and its supervisor starts it again.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,10 @@ pub enum Error {
     Bootstrap(#[from] bootstrap::Error),
     #[error("addresses were not put right")]
     Repair(#[source] Status),
+    #[error("the store did not open")]
+    Store(#[source] Box<store::embedded::OpenError>),
+    #[error("the way to the kubelets")]
+    Kubelets(#[from] daemon::tls::Error),
     #[error("cannot read {0}")]
     Read(PathBuf, #[source] std::io::Error),
     #[error(transparent)]
@@ -57,6 +62,8 @@ pub struct Server {
     node: Node,
     addresses: Arc<Addresses>,
     ready: CancellationToken,
+    /// Closed when the server has stopped.
+    embedded: Option<Arc<Embedded>>,
 }
 
 /// The network side, before it serves.
@@ -64,6 +71,20 @@ struct Network {
     listener: TcpListener,
     tls: Arc<Tls>,
     limits: server::Limits,
+}
+
+/// `None`: the kubelets' authority is not known, and a kubelet that is not verified is not spoken to.
+fn kubelets(kubelets: &config::Kubelets) -> Result<Option<http::KubeletAccess>, Error> {
+    let Some(authority) = &kubelets.authority else {
+        return Ok(None);
+    };
+    let pair = kubelets
+        .client_certificate
+        .as_deref()
+        .zip(kubelets.client_key.as_deref());
+    Ok(Some(http::KubeletAccess {
+        tls: Arc::new(daemon::tls::client(authority, pair)?),
+    }))
 }
 
 /// Waits for `written`; false if `stop` comes first.
@@ -78,7 +99,29 @@ async fn begins(written: &CancellationToken, stop: &CancellationToken) -> bool {
 /// The hook that upstream's /readyz calls so too.
 const ROLES: &str = "poststarthook/rbac/bootstrap-roles";
 
+/// Runs the server that `config` describes until `stop`.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
+    Server::open(config).await?.run(stop).await
+}
+
 impl Server {
+    /// Opens the configured store and puts a server over it.
+    pub async fn open(config: Config) -> Result<Server, Error> {
+        match &config.store {
+            config::Store::Memory => Server::new(config, Arc::new(Memory::default())).await,
+            config::Store::Embedded { directory } => {
+                let settings = store::embedded::Config::new(directory);
+                let opened = tokio::task::spawn_blocking(move || Embedded::open(settings)).await;
+                let opened = opened.expect("opening does not panic and is not aborted");
+                let store = Arc::new(opened.map_err(|error| Error::Store(error.into()))?);
+                let mut server = Server::new(config, store.clone()).await?;
+                server.embedded = Some(store);
+                Ok(server)
+            }
+        }
+    }
+
+    /// A server over a store that the caller opened and closes.
     pub async fn new(config: Config, store: Arc<dyn Store>) -> Result<Server, Error> {
         let registry = Registry::new(rows::rows(), store.clone()).await?;
         let rbac = Rbac::default();
@@ -114,6 +157,7 @@ impl Server {
             name: accounts.issuers[0].clone(),
             signer: jws::Signer::read(&accounts.signing_key)?,
         });
+        parts.kubelet = kubelets(&config.kubelets)?;
         parts.checks.expect(ROLES);
         Ok(Server {
             api: build(parts),
@@ -122,6 +166,7 @@ impl Server {
             node,
             addresses,
             ready: CancellationToken::new(),
+            embedded: None,
         })
     }
 
@@ -149,11 +194,12 @@ impl Server {
             }),
         };
         let drain = network.as_ref().map_or(Duration::ZERO, |network| network.limits.drain);
-        let mut tasks = Tasks::under(&stop).drain_within(drain + Duration::from_secs(5));
+        let mut tasks = Tasks::under(&stop).drain_within(drain + Duration::from_secs(2));
         // Requests that finish while the server stops still read: the caches go last.
         let last = CancellationToken::new();
         let (api, end) = (self.api.clone(), last.clone());
         tasks.spawn("caches", |_| async move { api.run(end).await });
+        let embedded = self.embedded.clone();
         let written = CancellationToken::new();
         let told = self.spawn_upkeep(&mut tasks, &written);
         tasks.spawn("requests", move |stop| async move {
@@ -176,7 +222,12 @@ impl Server {
             self.serve(network, stop).await;
             Ok::<_, Error>(())
         });
-        Ok(tasks.run(stop.cancelled()).await?)
+        let ended = tasks.run(stop.cancelled()).await;
+        if let Some(store) = embedded {
+            let closed = tokio::task::spawn_blocking(move || store.close()).await;
+            closed.expect("closing does not panic and is not aborted");
+        }
+        Ok(ended?)
     }
 
     async fn serve(&self, network: Option<Network>, stop: CancellationToken) {

@@ -1,7 +1,7 @@
 //! The whole server on a memory store, asked through connections in memory.
 
+use ::http::{Method, Request};
 use axum::body::Body;
-use http::{Method, Request};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;

@@ -28,7 +28,7 @@ use tower::{Service, ServiceExt as _};
 use tracing::{debug, error, warn};
 
 use crate::authn::x509;
-use crate::identity::{Certificate, Peer, User};
+use crate::identity::{ANONYMOUS, AUTHENTICATED, Certificate, Peer, User};
 use crate::status::Status;
 
 /// A listener that fails is not repaired here: the supervisor starts the part again.
@@ -62,7 +62,7 @@ impl Default for Limits {
             connections: 4096,
             streams: 250,
             handshake: Duration::from_secs(10),
-            drain: Duration::from_secs(10),
+            drain: Duration::from_secs(8),
         }
     }
 }
@@ -395,7 +395,10 @@ async fn answer(router: Router, request: Request<Body>) -> Response<Body> {
 
 /// A connection within this process: requests are answered by `router` in the caller's task, as `user`, and bodies pass
 /// as the frames they are made of. Nothing that a request carries can change who asks.
-pub fn internal(router: Router, user: User) -> Internal {
+pub fn internal(router: Router, mut user: User) -> Internal {
+    if user.name != ANONYMOUS {
+        user.add_group(AUTHENTICATED);
+    }
     Internal {
         router,
         peer: Peer::Internal(Arc::new(user)),
