@@ -71,6 +71,13 @@ impl Row {
             Status::internal("the stored object cannot be read")
         })
     }
+    /// All defaults, of the type and of the kind.
+    pub fn default(&self, object: &mut Object) {
+        if let Some(ty) = self.stored_type {
+            schema::default(ty, &mut object.0);
+        }
+        self.strategy.default(object);
+    }
     /// As it is stored, in its canonical form: what strategies and admission left empty goes.
     pub fn encode(&self, object: &mut Object) -> Bytes {
         if let Some(ty) = self.stored_type {

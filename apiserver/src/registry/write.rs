@@ -179,6 +179,9 @@ impl Registry {
     ) -> Result<Stored, Status> {
         let uid = uuid::Uuid::new_v4().hyphenated().to_string();
         row.prepare_create(&context.strategy(), new, &uid);
+        // Upstream defaults again whatever it reads back from the store, so what preparing added takes part in defaults
+        // (a Job's labels are those of its template).
+        row.default(new);
         let errors = row.validate_create(&context.strategy(), new);
         if !errors.is_empty() {
             return Err(Status::invalid(&row.group, &row.kind, new.name(), errors));
@@ -294,6 +297,7 @@ impl Registry {
         gate: &dyn Gate,
     ) -> Result<Swap, Status> {
         row.prepare_update(&context.strategy(), new, old);
+        row.default(new);
         let errors = row.validate_update(&context.strategy(), new, old);
         if !errors.is_empty() {
             return Err(Status::invalid(&row.group, &row.kind, new.name(), errors));

@@ -102,7 +102,7 @@ async fn every_row_goes_round() {
         let same = kit.put(&path, &got).await.expect(200);
         assert_eq!(
             same["metadata"]["resourceVersion"], got["metadata"]["resourceVersion"],
-            "{}",
+            "{}: {got}\n{same}",
             row.kind
         );
         let patched = kit
