@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 /// From the wire inwards: a room may use only the rooms that stand to its right.
 const ROOMS: &[&str] = &[
     "main",
+    "assemble",
+    "config",
     "server",
     "bootstrap",
-    "config",
     "http",
     "authn",
     "admission",
@@ -61,14 +62,13 @@ fn rooms_look_one_way() {
         let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
         for (number, line) in code.lines().enumerate() {
             let line = line.split("//").next().unwrap();
-            assert!(
-                !line.contains("crate::{"),
-                "{}:{}: name each room on its own line",
-                file.display(),
-                number + 1
-            );
+            let grouped: Vec<&str> = match line.split_once("crate::{") {
+                Some((_, list)) => list.split([',', ':', '}', ' ']).collect(),
+                None => Vec::new(),
+            };
             for room in &ROOMS[..here] {
-                if line.contains(&format!("crate::{room}::")) || line.contains(&format!("crate::{room};")) {
+                let named = line.contains(&format!("crate::{room}::")) || line.contains(&format!("crate::{room};"));
+                if named || grouped.contains(room) {
                     backward.push(format!(
                         "{}:{}: {} may not use {room}",
                         file.display(),

@@ -16,7 +16,7 @@ fn sample(kind: &str) -> Value {
         | "ResourceQuota" | "ClusterRole" | "Role" | "Lease" => json!({}),
         "PodTemplate" => json!({"template": template}),
         "Pod" => json!({"spec": pod}),
-        "Service" => json!({"spec": {"ports": [{"port": 80}], "clusterIP": "None"}}),
+        "Service" => json!({"spec": {"ports": [{"port": 80}], "clusterIP": "None", "clusterIPs": ["None"]}}),
         "ReplicationController" => json!({"spec": {"selector": {"app": "x"}, "template": template}}),
         "Deployment" | "ReplicaSet" | "DaemonSet" => json!({"spec": workload}),
         "StatefulSet" => {
@@ -132,7 +132,9 @@ async fn every_row_goes_round() {
             kit.get(&format!("{collection}?labelSelector=a%3Db")).await.expect(200)["items"],
             json!([patched])
         );
-        let deleted = kit.delete(&format!("{path}?gracePeriodSeconds=0&propagationPolicy=Background")).await;
+        let deleted = kit
+            .delete(&format!("{path}?gracePeriodSeconds=0&propagationPolicy=Background"))
+            .await;
         assert_eq!(deleted.code, 200, "{}: {}", row.kind, deleted.text);
         // A namespace waits for what is in it.
         if &*row.kind != "Namespace" {
