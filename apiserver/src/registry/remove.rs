@@ -76,7 +76,8 @@ impl Registry {
             match outcome {
                 Some(removed) => {
                     let is_gone = matches!(removed, Removed::Gone { .. });
-                    gate.finish(&old, Some(&old), Write::Delete, is_gone && !context.dry_run).await;
+                    gate.finish(&old, Some(&old), Write::Delete, is_gone && !context.dry_run)
+                        .await;
                     return Ok(removed);
                 }
                 None => current = self.store.get(&key).await.map_err(from_store)?,

@@ -103,24 +103,28 @@ impl File for std::fs::File {
     fn allocate(&self, from: u64, to: u64) -> io::Result<()> {
         let (offset, length) = (from as i64, (to - from) as i64);
         match nix::fcntl::posix_fallocate(self, offset, length) {
-            // Not every file system can; the zeros below take the space then.
-            Ok(()) | Err(nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::EINVAL) => {}
-            Err(error) => return Err(error.into()),
+            Ok(()) => Ok(()),
+            // Not every file system can; zeros take the space as well.
+            Err(nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::EINVAL) => zero(self, from, to),
+            Err(error) => Err(error.into()),
         }
-        // Written blocks, so that a later sync has no allocation to make durable beside the data.
-        let zeros = [0; 64 << 10];
-        let mut at = from;
-        while at < to {
-            let step = (to - at).min(zeros.len() as u64);
-            File::write_at(self, at, &zeros[..step as usize])?;
-            at += step;
-        }
-        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
+}
+
+/// Writes zeros: blocks that were written once have nothing but data to make durable at a later sync.
+pub(super) fn zero(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
+    let zeros = [0; 64 << 10];
+    let mut at = from;
+    while at < to {
+        let step = (to - at).min(zeros.len() as u64);
+        file.write_at(at, &zeros[..step as usize])?;
+        at += step;
+    }
+    Ok(())
 }
 
 /// Whether an error says that there is no space, rather than that something is broken.

@@ -12,7 +12,7 @@
 
 use std::io;
 
-use super::disk::{Disk, File, is_full};
+use super::disk::{Disk, File, is_full, zero};
 use super::{FORMAT, OpenError};
 
 const MAGIC: &[u8; 16] = b"coracle-log\0\0\0\0\n";
@@ -61,6 +61,9 @@ impl Log {
         let mut capacity = file.len()?;
         if capacity < START + grow {
             file.allocate(capacity, START + grow)?;
+            // Only the beginning: a log that grows under load must not write everything twice, and its blocks are used
+            // again by the next generation.
+            zero(&*file, capacity, START + grow)?;
             capacity = START + grow;
         }
         let salt = rand::random();
@@ -147,8 +150,8 @@ impl Log {
     pub(super) fn room(&mut self, wanted: usize) -> io::Result<usize> {
         let end = self.tail + (FRAME + wanted + 8) as u64;
         if end > self.capacity {
-            // More at a time as the log grows, but never so much that the first sync after it takes long.
-            let step = (self.capacity / 4).clamp(self.grow, 16 * self.grow);
+            // More at a time as the log grows.
+            let step = (self.capacity / 2).clamp(self.grow, 8 * self.grow);
             let to = end.max(self.capacity + step);
             match self.file.allocate(self.capacity, to) {
                 Ok(()) => self.capacity = to,
