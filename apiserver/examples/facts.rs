@@ -1,19 +1,19 @@
 //! Writes `src/schema/facts.txt`, the table of facts about every built-in type, from the published Go types.
 //!
 //! ```text
-//! cargo run -p apiserver --example facts -- <folder that holds k8s.io/> [<facts folder with swagger.json>]
+//! cargo run -p apiserver --example facts -- <folder that holds k8s.io/>
 //! ```
 //!
-//! The first folder is what Debian's packages `golang-k8s-api-dev`, `golang-k8s-apimachinery-dev` and
-//! `golang-k8s-apiextensions-apiserver-dev` unpack (`usr/share/gocode/src`). Struct tags and markers say what no other
-//! published form does: which fields are pointers and which empty ones vanish. Sentences are not taken.
-//! With the second folder the result is compared with the published OpenAPI definitions and differences are reported.
+//! The folder is what Debian's packages `golang-k8s-api-dev`, `golang-k8s-apimachinery-dev` and
+//! `golang-k8s-apiextensions-apiserver-dev` (0.36) unpack: `usr/share/gocode/src`. Struct tags and markers say what no
+//! other published form does: which fields are pointers and which empty ones vanish. Sentences are not taken.
+//! The tests of `schema` compare the result with the published definitions, protobuf numbers and examples.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Types that none of those packages carries, in the table's own form (see `schema/facts.md` in `schema/mod.rs`).
+/// Types that none of those packages carries, in the table's own form (see `schema/table.rs`).
 const SUPPLEMENT: &str = "\
 = apiregistration/v1.APIService gvk=apiregistration.k8s.io/v1/APIService
 ~ - @meta/v1.TypeMeta

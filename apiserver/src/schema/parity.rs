@@ -29,7 +29,6 @@ const OTHERS: &[(&str, &str)] = &[
     // A name of its own making where there is none.
     ("LimitRange", "metadata.name"),
     ("Namespace", "spec.finalizers"),
-    ("Node", "spec.podCIDR"),
     ("Node", "spec.taints"),
     ("PersistentVolume", "metadata.finalizers"),
     ("PersistentVolume", "status.lastPhaseTransitionTime"),
@@ -230,4 +229,49 @@ fn published_examples_are_read_without_loss() {
     wrong.sort();
     println!("{}", wrong.join("\n"));
     assert!(read >= 370 && wrong.is_empty(), "{read} read, {} differ", wrong.len());
+}
+
+#[test]
+fn protobuf_numbers_are_the_published_ones() {
+    let Some(folder) = facts() else { return };
+    let text = std::fs::read_to_string(folder.join("protobuf-fields.tsv")).unwrap();
+    let (mut compared, mut wrong) = (0, Vec::new());
+    for line in text.lines().filter(|l| !l.starts_with('#')) {
+        let cells: Vec<&str> = line.split('\t').collect();
+        let (message, name) = (cells[0], cells[1]);
+        let Some((package, ty)) = message.rsplit_once('.') else {
+            continue;
+        };
+        let package: Vec<&str> = package.rsplit('.').take(2).collect();
+        let Some(ty) = TypeRef::by_id(&format!("{}/{}.{ty}", package[1], package[0])) else {
+            continue;
+        };
+        if name.is_empty() {
+            continue;
+        }
+        let number: u32 = cells[2].parse().unwrap();
+        compared += 1;
+        let found = ty.wire().find(|f| f.number() == number);
+        match found {
+            None => wrong.push(format!("{message}.{name}: no field {number}")),
+            Some(field) => {
+                // Names differ where JSON has none: inlined structs, `$ref`, capitals.
+                let plain = |name: &str| name.to_lowercase().replace(['-', '$'], "");
+                if !field.is_inline() && plain(field.name()) != plain(name) {
+                    wrong.push(format!("{message}.{name}: {number} is {}", field.name()));
+                }
+                let repeated =
+                    matches!(field.ty().shape(), Shape::List(_)) || matches!(field.ty().shape(), Shape::Map(_));
+                if repeated != (cells[4] == "repeated" || cells[3].starts_with("map<")) {
+                    wrong.push(format!("{message}.{name}: {field:?} but {} {}", cells[4], cells[3]));
+                }
+            }
+        }
+    }
+    println!("{}", wrong.join("\n"));
+    assert!(
+        compared > 3500 && wrong.is_empty(),
+        "{compared} compared, {} differ",
+        wrong.len()
+    );
 }

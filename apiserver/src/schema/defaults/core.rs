@@ -40,7 +40,13 @@ pub(super) const RULES: Rules = &[
     ("core/v1.Endpoints", endpoints),
     ("core/v1.Namespace", namespace),
     ("core/v1.NamespaceStatus", |s| put(s, "phase", "Active")),
+    ("core/v1.NodeSpec", |s| {
+        first_of(s, "podCIDR", "podCIDRs", |cidr| cidr.into())
+    }),
     ("core/v1.NodeStatus", node_status),
+    ("core/v1.PodStatus", |s| {
+        first_of(s, "podIP", "podIPs", |ip| json!({"ip": ip}))
+    }),
     ("core/v1.LimitRangeItem", limit_range_item),
     ("core/v1.ReplicationController", replication_controller),
 ];
@@ -295,6 +301,22 @@ fn namespace(namespace: &mut Tree) {
     let name = text(metadata, "name").to_owned();
     if !name.is_empty() {
         made(metadata, "labels").insert(LABEL.into(), name.into());
+    }
+}
+
+/// A field that came before the list of its kind is the list's first value. Where they differ the older one counts,
+/// because who writes it may not know the list.
+fn first_of(object: &mut Tree, single: &str, list: &str, item: fn(&str) -> Value) {
+    let value = text(object, single).to_owned();
+    if !value.is_empty() && object.get(list).and_then(|l| l.get(0)) != Some(&item(&value)) {
+        object.insert(list.to_owned(), json!([item(&value)]));
+    }
+    let first = object.get(list).and_then(|l| l.get(0)).cloned();
+    let first = first.map(|first| first.get("ip").cloned().unwrap_or(first));
+    if let Some(Value::String(first)) = first
+        && !first.is_empty()
+    {
+        object.insert(single.to_owned(), first.into());
     }
 }
 
