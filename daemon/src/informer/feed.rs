@@ -164,8 +164,10 @@ impl Feed {
             What::Bookmark => {
                 let bookmark = bookmark(&joined(&body))?;
                 if bookmark.initial_end && !matches!(self.state, State::After(_)) {
-                    self.sink.complete();
+                    self.sink.complete(bookmark.revision);
                     self.state = State::After(bookmark.revision);
+                } else if matches!(self.state, State::After(_)) {
+                    self.sink.reached(bookmark.revision);
                 }
                 bookmark.revision
             }
@@ -212,11 +214,11 @@ impl Feed {
             }
             next = page.metadata.next.unwrap_or_default();
             if next.is_empty() {
-                self.sink.complete();
                 let revision = page.metadata.resource_version.parse().map_err(|_| {
                     let text = "the list's resourceVersion is not a number";
                     Error::Object(serde::de::Error::custom(text))
                 })?;
+                self.sink.complete(revision);
                 self.state = State::After(revision);
                 return Ok(());
             }

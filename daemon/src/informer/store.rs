@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::watch;
@@ -55,6 +56,8 @@ pub(super) struct Shared<K> {
     /// Held while a change is made and told, so that a handler that is added sees each change exactly once.
     handlers: Mutex<Handlers<K>>,
     synced: watch::Sender<bool>,
+    /// Everything up to here has been applied.
+    reached: AtomicU64,
 }
 
 struct Handlers<K> {
@@ -91,8 +94,10 @@ pub(super) trait Sink: Send + Sync {
     fn delete(&self, body: Body) -> Result<u64, serde_json::Error>;
     /// What follows is a whole list.
     fn begin(&self);
-    /// The list is complete.
-    fn complete(&self);
+    /// The list is complete, as of this revision.
+    fn complete(&self, revision: u64);
+    /// Everything up to a revision has been applied.
+    fn reached(&self, revision: u64);
     fn synced(&self) -> watch::Receiver<bool>;
     fn tell(&self, told: Teller);
 }
@@ -178,6 +183,12 @@ impl<K: Send + Sync + 'static> Lister<K> {
         let _ = self.shared.synced.subscribe().wait_for(|synced| *synced).await;
     }
 
+    /// The revision up to which the lister shows everything that happened. Whoever writes and reads here should not
+    /// act on what it reads before its own write is in it.
+    pub fn revision(&self) -> u64 {
+        self.shared.reached.load(Ordering::Acquire)
+    }
+
     pub fn has_synced(&self) -> bool {
         *self.shared.synced.borrow()
     }
@@ -204,6 +215,7 @@ impl<K: Send + Sync + 'static> Shared<K> {
                 tell: Vec::new(),
             }),
             synced: watch::Sender::new(false),
+            reached: AtomicU64::new(0),
         }
     }
 
@@ -267,6 +279,10 @@ impl<K: Send + Sync + 'static> Sink for Shared<K> {
             if same.is_some_and(|old| old.revision == revision && old.uid == new.uid) {
                 return Ok(revision);
             }
+            if data.relist.is_none() {
+                // Before the handlers: who is woken by one must find the revision in place.
+                self.reached.fetch_max(revision, Ordering::AcqRel);
+            }
             data.insert(new.clone())
         };
         match &old {
@@ -283,6 +299,7 @@ impl<K: Send + Sync + 'static> Sink for Shared<K> {
     fn delete(&self, body: Body) -> Result<u64, serde_json::Error> {
         let last = self.entry(body)?;
         let handlers = self.handlers();
+        self.reached.fetch_max(last.revision, Ordering::AcqRel);
         self.remove(&handlers, &last);
         Ok(last.revision)
     }
@@ -291,8 +308,9 @@ impl<K: Send + Sync + 'static> Sink for Shared<K> {
         self.write().relist = Some(BTreeSet::new());
     }
 
-    fn complete(&self) {
+    fn complete(&self, revision: u64) {
         let handlers = self.handlers();
+        self.reached.store(revision, Ordering::Release);
         let gone: Vec<_> = {
             let mut data = self.write();
             let seen = data.relist.take().unwrap_or_default();
@@ -308,6 +326,10 @@ impl<K: Send + Sync + 'static> Sink for Shared<K> {
         if !self.synced.send_replace(true) {
             handlers.tell.iter().for_each(|tell| tell(Told::Synced));
         }
+    }
+
+    fn reached(&self, revision: u64) {
+        self.reached.fetch_max(revision, Ordering::AcqRel);
     }
 
     fn synced(&self) -> watch::Receiver<bool> {
