@@ -73,7 +73,11 @@ impl Hands<'_> {
                     }
                     Err(error) if is_terminating(&error) => failure = failure.or(Some(None)),
                     Err(error) => {
-                        self.say(EventType::Warning, "FailedCreate", format!("Error creating: {}", message(&error)));
+                        self.say(
+                            EventType::Warning,
+                            "FailedCreate",
+                            format!("Error creating: {}", message(&error)),
+                        );
                         failure = Some(Some(error));
                     }
                 }
@@ -135,7 +139,11 @@ impl Hands<'_> {
     pub async fn patch(&self, pod: &Pod, mut change: serde_json::Value) -> Result<(), Error> {
         change["metadata"]["resourceVersion"] = json!(pod.metadata.resource_version);
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        match self.pods().patch(name, &PatchParams::default(), &Patch::Merge(change)).await {
+        match self
+            .pods()
+            .patch(name, &PatchParams::default(), &Patch::Merge(change))
+            .await
+        {
             Ok(pod) => {
                 self.guard.wrote(self.key, &pod.metadata);
                 Ok(())
@@ -171,7 +179,12 @@ pub fn message(error: &kube::Error) -> String {
 
 /// What to do with a pod that an owner with this selector may have: the rule of adoption.
 pub fn claim(pod: &Pod, selector: &Labels, owner_uid: &str, owner_deleting: bool) -> Claim {
-    api::owner::claim(&pod.metadata, matches(selector, &pod.metadata), owner_uid, owner_deleting)
+    api::owner::claim(
+        &pod.metadata,
+        matches(selector, &pod.metadata),
+        owner_uid,
+        owner_deleting,
+    )
 }
 
 /// Whether an object's labels match.

@@ -119,7 +119,9 @@ fn plan<S: Replicated>(observed: &Observed<'_, S>) -> Plan {
         let minimum = i64::from(set.min_ready_seconds());
         let remaining = ours.iter().filter_map(|pod| {
             let since = ready_since(pod)?.as_second();
-            u64::try_from(since + minimum - now.as_second()).ok().filter(|left| *left > 0)
+            u64::try_from(since + minimum - now.as_second())
+                .ok()
+                .filter(|left| *left > 0)
         });
         plan.look_again = remaining.min().map(Duration::from_secs);
     }
@@ -129,7 +131,9 @@ fn plan<S: Replicated>(observed: &Observed<'_, S>) -> Plan {
 fn status<S: Replicated>(set: &S, ours: &[Arc<Pod>], terminating: i32, now: Timestamp) -> Status {
     let count = |test: &dyn Fn(&Pod) -> bool| i32::try_from(ours.iter().filter(|pod| test(pod)).count());
     let count = |test: &dyn Fn(&Pod) -> bool| count(test).unwrap_or(i32::MAX);
-    let labels = set.template().and_then(|template| template.metadata.as_ref()?.labels.as_ref());
+    let labels = set
+        .template()
+        .and_then(|template| template.metadata.as_ref()?.labels.as_ref());
     let labels = Labels::equal(labels.cloned().unwrap_or_default());
     Status {
         replicas: count(&|_| true),
@@ -161,10 +165,23 @@ fn expendable(a: &Pod, b: &Pod, neighbours: &HashMap<String, usize>, now: Timest
         // The server lets only numbers in.
         cost.and_then(|text| text.parse().ok()).unwrap_or(0)
     };
-    let crowd = |pod: &Pod| pod::node_name(pod).and_then(|node| neighbours.get(node)).copied().unwrap_or(0);
+    let crowd = |pod: &Pod| {
+        pod::node_name(pod)
+            .and_then(|node| neighbours.get(node))
+            .copied()
+            .unwrap_or(0)
+    };
     let restarts = |pod: &Pod| -> i32 {
-        let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref());
-        statuses.unwrap_or_default().iter().map(|status| status.restart_count).max().unwrap_or(0)
+        let statuses = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.container_statuses.as_deref());
+        statuses
+            .unwrap_or_default()
+            .iter()
+            .map(|status| status.restart_count)
+            .max()
+            .unwrap_or(0)
     };
     // Ages are compared by powers of two, so that of pods of about one age any may go and not always the youngest.
     let age = |since: Option<Timestamp>| {
@@ -181,7 +198,11 @@ fn expendable(a: &Pod, b: &Pod, neighbours: &HashMap<String, usize>, now: Timest
         .then(cost(a).cmp(&cost(b)))
         .then(crowd(b).cmp(&crowd(a)))
         .then_with(|| {
-            if both_ready { age(ready_since(a)).cmp(&age(ready_since(b))) } else { std::cmp::Ordering::Equal }
+            if both_ready {
+                age(ready_since(a)).cmp(&age(ready_since(b)))
+            } else {
+                std::cmp::Ordering::Equal
+            }
         })
         .then_with(|| restarts(b).cmp(&restarts(a)))
         .then_with(|| age(made(a)).cmp(&age(made(b))))
@@ -225,7 +246,9 @@ async fn start<S: Replicated>(context: Context, stop: CancellationToken) -> Resu
         pods,
         guard: Guard::default(),
     });
-    context.work(queue, stop, move |key| reconcile(controller.clone(), key)).await
+    context
+        .work(queue, stop, move |key| reconcile(controller.clone(), key))
+        .await
 }
 
 async fn reconcile<S: Replicated>(controller: Arc<Controller<S>>, key: Key) -> Result<Next, Error> {
@@ -235,7 +258,9 @@ async fn reconcile<S: Replicated>(controller: Arc<Controller<S>>, key: Key) -> R
         pods,
         guard,
     } = &*controller;
-    let Some(entry) = sets.get(&key.namespace, &key.name) else { return Ok(Next::Done) };
+    let Some(entry) = sets.get(&key.namespace, &key.name) else {
+        return Ok(Next::Done);
+    };
     if !guard.is_open(&key, pods.revision()) {
         // Our write comes with a change of a pod, which brings this key back.
         return Ok(Next::After(Duration::from_secs(1)));
@@ -294,7 +319,9 @@ async fn reconcile<S: Replicated>(controller: Arc<Controller<S>>, key: Key) -> R
         match api.replace_status(&key.name, &PostParams::default(), &changed).await {
             Err(error) if is_gone(&error) => {}
             // The set has changed, and its change has put it on the queue or will.
-            Err(error) if is_conflict(&error) && failure.is_none() => return Ok(Next::After(Duration::from_millis(20))),
+            Err(error) if is_conflict(&error) && failure.is_none() => {
+                return Ok(Next::After(Duration::from_millis(20)));
+            }
             answer => drop(answer?),
         }
     }
@@ -416,8 +443,16 @@ impl Replicated for ReplicaSet {
 
 impl Replicated for ReplicationController {
     fn selector(&self) -> Result<Labels, Error> {
-        let selector: BTreeMap<_, _> = self.spec.as_ref().and_then(|spec| spec.selector.clone()).unwrap_or_default();
-        Ok(if selector.is_empty() { Labels::nothing() } else { Labels::equal(selector) })
+        let selector: BTreeMap<_, _> = self
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.selector.clone())
+            .unwrap_or_default();
+        Ok(if selector.is_empty() {
+            Labels::nothing()
+        } else {
+            Labels::equal(selector)
+        })
     }
 
     fn template(&self) -> Option<&PodTemplateSpec> {
@@ -512,7 +547,9 @@ mod tests {
     fn merge(into: &mut Value, change: Value) {
         match (into, change) {
             (Value::Object(into), Value::Object(change)) => {
-                change.into_iter().for_each(|(key, value)| merge(into.entry(key).or_insert(Value::Null), value));
+                change
+                    .into_iter()
+                    .for_each(|(key, value)| merge(into.entry(key).or_insert(Value::Null), value));
             }
             (into, change) => *into = change,
         }
@@ -523,7 +560,10 @@ mod tests {
             set,
             selector: &set.selector().unwrap(),
             pods,
-            neighbours: neighbours.iter().map(|(node, count)| ((*node).to_owned(), *count)).collect(),
+            neighbours: neighbours
+                .iter()
+                .map(|(node, count)| ((*node).to_owned(), *count))
+                .collect(),
             now: NOW.parse().unwrap(),
         })
     }
@@ -537,7 +577,10 @@ mod tests {
         ];
         let plan = planned(&set(3), &pods, &[]);
         assert_eq!((plan.create, plan.delete.len()), (2, 0));
-        assert_eq!((plan.status.replicas, plan.status.ready, plan.status.terminating), (1, 1, Some(1)));
+        assert_eq!(
+            (plan.status.replicas, plan.status.ready, plan.status.terminating),
+            (1, 1, Some(1))
+        );
         assert_eq!(plan.status.observed_generation, 3);
     }
 
@@ -554,12 +597,22 @@ mod tests {
         let pods = [
             pod("orphan", json!({"metadata": {"ownerReferences": null}})),
             pod("stranger", json!({"metadata": {"labels": {"app": "other"}}})),
-            pod("other", json!({"metadata": {"ownerReferences": [
-                {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "t", "uid": "t", "controller": true}]}})),
+            pod(
+                "other",
+                json!({"metadata": {"ownerReferences": [
+                {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "t", "uid": "t", "controller": true}]}}),
+            ),
         ];
         let plan = planned(&set(2), &pods, &[]);
-        let names = |pods: &[Arc<Pod>]| pods.iter().filter_map(|pod| pod.metadata.name.clone()).collect::<Vec<_>>();
-        assert_eq!((names(&plan.adopt), names(&plan.release)), (vec!["orphan".into()], vec!["stranger".into()]));
+        let names = |pods: &[Arc<Pod>]| {
+            pods.iter()
+                .filter_map(|pod| pod.metadata.name.clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (names(&plan.adopt), names(&plan.release)),
+            (vec!["orphan".into()], vec!["stranger".into()])
+        );
         assert_eq!(plan.create, 1);
     }
 
@@ -576,7 +629,12 @@ mod tests {
         let young = json!({"metadata": {"creationTimestamp": "2026-01-01T00:59:00Z"}});
         // Each is more expendable than all that follow.
         let order = [pending, unready, cheap, crowded, fresh, restarted, young, json!({})];
-        let pods: Vec<_> = order.iter().enumerate().rev().map(|(at, change)| pod(&at.to_string(), change.clone())).collect();
+        let pods: Vec<_> = order
+            .iter()
+            .enumerate()
+            .rev()
+            .map(|(at, change)| pod(&at.to_string(), change.clone()))
+            .collect();
         for surplus in 1..order.len() {
             let wanted = i32::try_from(order.len() - surplus).unwrap();
             let plan = planned(&set(wanted), &pods, &[("n1", 1), ("n2", 2)]);

@@ -44,7 +44,10 @@ pub async fn start(context: Context, stop: CancellationToken) -> Result<(), Erro
     let (candidates, into) = (deployments.clone(), queue.clone());
     enqueue_owner(&sets, "Deployment", &queue, move |set| {
         for deployment in candidates.in_namespace(&set.namespace) {
-            let selector = deployment.typed().map_err(Error::from).and_then(|deployment| selector(&deployment));
+            let selector = deployment
+                .typed()
+                .map_err(Error::from)
+                .and_then(|deployment| selector(&deployment));
             if selector.is_ok_and(|selector| !selector.is_everything() && selects(&selector, set)) {
                 into.add(Key::of(&deployment));
             }
@@ -53,19 +56,39 @@ pub async fn start(context: Context, stop: CancellationToken) -> Result<(), Erro
     // A Deployment that recreates waits for the last pod of the old sets to be gone.
     let (owners, into) = (sets.clone(), queue.clone());
     pods.on_change(move |change| {
-        let daemon::Change::Deleted { old } = change else { return };
-        let Some(owner) = old.owner().filter(|owner| &*owner.kind == "ReplicaSet") else { return };
+        let daemon::Change::Deleted { old } = change else {
+            return;
+        };
+        let Some(owner) = old.owner().filter(|owner| &*owner.kind == "ReplicaSet") else {
+            return;
+        };
         let set = owners.get(&old.namespace, &owner.name);
-        if let Some(owner) = set.as_ref().and_then(|set| set.owner()).filter(|owner| &*owner.kind == "Deployment") {
-            into.add(Key { namespace: old.namespace.clone(), name: owner.name.clone() });
+        if let Some(owner) = set
+            .as_ref()
+            .and_then(|set| set.owner())
+            .filter(|owner| &*owner.kind == "Deployment")
+        {
+            into.add(Key {
+                namespace: old.namespace.clone(),
+                name: owner.name.clone(),
+            });
         }
     });
     deployments.synced().await;
     sets.synced().await;
     pods.synced().await;
-    let controller = Arc::new(Controller { context: context.clone(), deployments, sets, pods });
+    let controller = Arc::new(Controller {
+        context: context.clone(),
+        deployments,
+        sets,
+        pods,
+    });
     let again = queue.clone();
-    context.work(queue, stop, move |key| reconcile(controller.clone(), again.clone(), key)).await
+    context
+        .work(queue, stop, move |key| {
+            reconcile(controller.clone(), again.clone(), key)
+        })
+        .await
 }
 
 fn selector(deployment: &Deployment) -> Result<Labels, Error> {
@@ -74,14 +97,20 @@ fn selector(deployment: &Deployment) -> Result<Labels, Error> {
 }
 
 async fn reconcile(controller: Arc<Controller>, queue: Queue<Key>, key: Key) -> Result<Next, Error> {
-    let Controller { context, deployments, .. } = &*controller;
-    let Some(entry) = deployments.get(&key.namespace, &key.name) else { return Ok(Next::Done) };
+    let Controller {
+        context, deployments, ..
+    } = &*controller;
+    let Some(entry) = deployments.get(&key.namespace, &key.name) else {
+        return Ok(Next::Done);
+    };
     let deployment = entry.typed()?;
     let about = daemon::events::reference(&*deployment);
     let selector = selector(&deployment)?;
     if selector.is_everything() {
         let text = "This deployment is selecting all pods. A non-empty selector is required.";
-        context.recorder.publish(&about, EventType::Warning, "SelectingAll", text);
+        context
+            .recorder
+            .publish(&about, EventType::Warning, "SelectingAll", text);
         return Ok(Next::Done);
     }
     let sets = controller.claim(&deployment, &selector).await?;
@@ -129,7 +158,9 @@ impl Controller {
                 Claim::Ignore => continue,
                 Claim::Adopt => {
                     let deployments: Api<Deployment> = Api::namespaced(self.context.client.clone(), namespace);
-                    let live = deployments.get(deployment.metadata.name.as_deref().unwrap_or_default()).await?;
+                    let live = deployments
+                        .get(deployment.metadata.name.as_deref().unwrap_or_default())
+                        .await?;
                     if live.metadata.uid.as_deref() != Some(uid) || live.metadata.deletion_timestamp.is_some() {
                         continue;
                     }
@@ -150,13 +181,7 @@ impl Controller {
         Ok(ours)
     }
 
-    async fn perform(
-        &self,
-        key: &Key,
-        deployment: &Deployment,
-        plan: Plan,
-        queue: &Queue<Key>,
-    ) -> Result<Next, Error> {
+    async fn perform(&self, key: &Key, deployment: &Deployment, plan: Plan, queue: &Queue<Key>) -> Result<Next, Error> {
         let about = daemon::events::reference(deployment);
         let say = |kind, reason: &str, text: String| self.context.recorder.publish(&about, kind, reason, text);
         let client = || self.context.client.clone();
@@ -182,7 +207,8 @@ impl Controller {
                             // template with the same hash.
                             let there = sets.get(&name).await?;
                             let uid = deployment.metadata.uid.as_deref().unwrap_or_default();
-                            if api::owner::is_controlled_by(&there.metadata, uid) && sets::same_template(deployment, &there)
+                            if api::owner::is_controlled_by(&there.metadata, uid)
+                                && sets::same_template(deployment, &there)
                             {
                                 return Ok(Next::After(Duration::from_millis(50)));
                             }

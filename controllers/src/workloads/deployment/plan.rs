@@ -28,7 +28,10 @@ pub(super) struct Observed<'a> {
 pub(super) enum Step {
     Create(ReplicaSet),
     /// The set as it should be, and how many pods it was asked for before.
-    Update { set: ReplicaSet, from: i32 },
+    Update {
+        set: ReplicaSet,
+        from: i32,
+    },
     Delete(ReplicaSet),
 }
 
@@ -62,11 +65,20 @@ pub(super) fn plan(observed: &Observed<'_>) -> Plan {
     let deployment = observed.deployment;
     let before = deployment.status.clone().unwrap_or_default();
     let Some(spec) = &deployment.spec else {
-        return Plan { steps: Vec::new(), revision: None, status: before, look_again: None };
+        return Plan {
+            steps: Vec::new(),
+            revision: None,
+            status: before,
+            look_again: None,
+        };
     };
     let mut sets: Vec<ReplicaSet> = observed.sets.iter().map(|set| (**set).clone()).collect();
     let made = |set: &ReplicaSet| set.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    sets.sort_by(|a, b| made(a).cmp(&made(b)).then_with(|| a.metadata.name.cmp(&b.metadata.name)));
+    sets.sort_by(|a, b| {
+        made(a)
+            .cmp(&made(b))
+            .then_with(|| a.metadata.name.cmp(&b.metadata.name))
+    });
     let new = sets.iter().position(|set| same_template(deployment, set));
     let mut work = Work {
         observed,
@@ -102,38 +114,65 @@ impl Work<'_> {
             self.scale();
             return false;
         }
-        if is_rolling(self.spec) { self.roll() } else { self.recreate() }
+        if is_rolling(self.spec) {
+            self.roll()
+        } else {
+            self.recreate()
+        }
         true
     }
 
     fn finish(self, rollout: bool) -> Plan {
-        let Observed { deployment, sets: originals, now, .. } = self.observed;
+        let Observed {
+            deployment,
+            sets: originals,
+            now,
+            ..
+        } = self.observed;
         let all: Vec<&ReplicaSet> = self.sets.iter().collect();
         let new = self.new.map(|at| &self.sets[at]);
         let mut next = status::count(deployment, self.spec, &self.before, &all, new, *now);
         if rollout {
             status::progress(deployment, self.spec, &self.before, &mut next, &all, new, *now);
         }
-        let look_again = if rollout { status::look_again(deployment, self.spec, &next, *now) } else { None };
+        let look_again = if rollout {
+            status::look_again(deployment, self.spec, &next, *now)
+        } else {
+            None
+        };
         let mut steps = Vec::new();
         for (at, set) in self.sets.into_iter().enumerate() {
             if self.made && self.new == Some(at) {
                 steps.push(Step::Create(set));
                 continue;
             }
-            let original = originals.iter().find(|original| original.metadata.uid == set.metadata.uid);
+            let original = originals
+                .iter()
+                .find(|original| original.metadata.uid == set.metadata.uid);
             let original = original.expect("every set but the new one was observed");
             if set != **original {
-                steps.push(Step::Update { from: replicas(original), set });
+                steps.push(Step::Update {
+                    from: replicas(original),
+                    set,
+                });
             }
         }
         steps.extend(self.removed.into_iter().map(Step::Delete));
-        Plan { steps, revision: self.revision, status: next, look_again }
+        Plan {
+            steps,
+            revision: self.revision,
+            status: next,
+            look_again,
+        }
     }
 
     fn old(&self) -> impl Iterator<Item = &ReplicaSet> {
         let new = self.new;
-        self.sets.iter().enumerate().filter(move |(at, _)| Some(*at) != new).map(|(_, set)| set)
+        self.sets
+            .iter()
+            .enumerate()
+            .filter(move |(at, _)| Some(*at) != new)
+            .map(|(_, set)| set)
     }
 
     fn total(&self) -> i32 {
@@ -212,7 +251,11 @@ impl Work<'_> {
             return self.wanted;
         }
         let room = self.most() - self.total();
-        if room <= 0 { size } else { size + room.min(self.wanted - size) }
+        if room <= 0 {
+            size
+        } else {
+            size + room.min(self.wanted - size)
+        }
     }
 
     fn roll(&mut self) {
@@ -222,7 +265,11 @@ impl Work<'_> {
         }
         let at = self.new.expect("it was found or made");
         let size = replicas(&self.sets[at]);
-        let target = if size > self.wanted { self.wanted } else { self.new_size(size) };
+        let target = if size > self.wanted {
+            self.wanted
+        } else {
+            self.new_size(size)
+        };
         if size != self.wanted && target != size {
             self.resize(at, target);
             return;
@@ -308,7 +355,9 @@ impl Work<'_> {
 
     /// Brings a new size to the sets that have pods, each in proportion, without going on with a rollout.
     fn scale(&mut self) {
-        let active: Vec<usize> = (0..self.sets.len()).filter(|at| replicas(&self.sets[*at]) > 0).collect();
+        let active: Vec<usize> = (0..self.sets.len())
+            .filter(|at| replicas(&self.sets[*at]) > 0)
+            .collect();
         let single = match active[..] {
             [] => self.new.or(self.sets.len().checked_sub(1)),
             [one] => Some(one),
@@ -379,7 +428,10 @@ impl Work<'_> {
             -size
         } else {
             let noted = annotation(&set.metadata, DEPLOYMENT_MAX_REPLICAS).and_then(|text| text.parse::<i32>().ok());
-            let before = noted.filter(|most| *most > 0).or(self.before.replicas).filter(|most| *most > 0);
+            let before = noted
+                .filter(|most| *most > 0)
+                .or(self.before.replicas)
+                .filter(|most| *most > 0);
             let before = f64::from(before.unwrap_or(self.wanted));
             let target = f64::from(size) * f64::from(self.most()) / before;
             #[expect(clippy::cast_possible_truncation, reason = "both factors are numbers of pods")]
@@ -387,21 +439,39 @@ impl Work<'_> {
             target - size
         };
         let left = add - added;
-        if add > 0 { fraction.min(left) } else { fraction.max(left) }
+        if add > 0 {
+            fraction.min(left)
+        } else {
+            fraction.max(left)
+        }
     }
 
     /// Removes the oldest sets that are of no use any more beyond the history that is to be kept.
     fn clean_up(&mut self) {
-        let Some(keep) = self.spec.revision_history_limit else { return };
+        let Some(keep) = self.spec.revision_history_limit else {
+            return;
+        };
         let keep = usize::try_from(keep).unwrap_or(0);
-        let mut old: Vec<&ReplicaSet> = self.old().filter(|set| set.metadata.deletion_timestamp.is_none()).collect();
+        let mut old: Vec<&ReplicaSet> = self
+            .old()
+            .filter(|set| set.metadata.deletion_timestamp.is_none())
+            .collect();
         let surplus = old.len().saturating_sub(keep);
         old.sort_by_key(|set| revision(set));
         let idle = |set: &&&ReplicaSet| {
-            let observed = set.status.as_ref().and_then(|status| status.observed_generation).unwrap_or(0);
+            let observed = set
+                .status
+                .as_ref()
+                .and_then(|status| status.observed_generation)
+                .unwrap_or(0);
             actual(set) == 0 && replicas(set) == 0 && set.metadata.generation.unwrap_or(0) <= observed
         };
-        self.removed = old.iter().take(surplus).filter(idle).map(|set| (*set).clone()).collect();
+        self.removed = old
+            .iter()
+            .take(surplus)
+            .filter(idle)
+            .map(|set| (*set).clone())
+            .collect();
     }
 }
 

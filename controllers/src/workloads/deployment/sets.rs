@@ -21,7 +21,10 @@ pub(super) fn replicas(set: &ReplicaSet) -> i32 {
 }
 
 pub(super) fn available(set: &ReplicaSet) -> i32 {
-    set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0)
+    set.status
+        .as_ref()
+        .and_then(|status| status.available_replicas)
+        .unwrap_or(0)
 }
 
 /// The pods that the set said it has.
@@ -75,12 +78,20 @@ pub(super) fn is_rolling(spec: &DeploymentSpec) -> bool {
 pub(super) fn limits(spec: &DeploymentSpec) -> Limits {
     let wanted = spec.replicas.unwrap_or(1);
     if !is_rolling(spec) {
-        return Limits { surge: 0, unavailable: 0 };
+        return Limits {
+            surge: 0,
+            unavailable: 0,
+        };
     }
     let quarter = IntOrString::String("25%".to_owned());
-    let update = spec.strategy.as_ref().and_then(|strategy| strategy.rolling_update.as_ref());
+    let update = spec
+        .strategy
+        .as_ref()
+        .and_then(|strategy| strategy.rolling_update.as_ref());
     let surge = update.and_then(|update| update.max_surge.as_ref()).unwrap_or(&quarter);
-    let unavailable = update.and_then(|update| update.max_unavailable.as_ref()).unwrap_or(&quarter);
+    let unavailable = update
+        .and_then(|update| update.max_unavailable.as_ref())
+        .unwrap_or(&quarter);
     // Validation lets nothing in that cannot be read; a pod at a time is right for anything.
     let (_, unavailable) = rolling(surge, unavailable, wanted).unwrap_or((0, 1));
     Limits {
@@ -188,5 +199,8 @@ pub(super) fn hash(template: &PodTemplateSpec, collisions: Option<i32>) -> Strin
     const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut digits = String::new();
     write!(digits, "{}", fnv.0).expect("a string takes all that is written");
-    digits.bytes().map(|digit| char::from(LETTERS[usize::from(digit) % LETTERS.len()])).collect()
+    digits
+        .bytes()
+        .map(|digit| char::from(LETTERS[usize::from(digit) % LETTERS.len()]))
+        .collect()
 }

@@ -15,7 +15,11 @@ pub(super) const DONE: &str = "NewReplicaSetAvailable";
 const TIMED_OUT: &str = "ProgressDeadlineExceeded";
 
 pub(super) fn condition<'a>(status: &'a DeploymentStatus, kind: &str) -> Option<&'a DeploymentCondition> {
-    status.conditions.iter().flatten().find(|condition| condition.type_ == kind)
+    status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == kind)
 }
 
 pub(super) fn progressing(status: &DeploymentStatus) -> Option<&DeploymentCondition> {
@@ -23,7 +27,8 @@ pub(super) fn progressing(status: &DeploymentStatus) -> Option<&DeploymentCondit
 }
 
 pub(super) fn has_deadline(spec: &DeploymentSpec) -> bool {
-    spec.progress_deadline_seconds.is_some_and(|seconds| seconds != i32::MAX)
+    spec.progress_deadline_seconds
+        .is_some_and(|seconds| seconds != i32::MAX)
 }
 
 fn make(kind: &str, status: &str, reason: &str, message: String, now: Timestamp) -> DeploymentCondition {
@@ -70,9 +75,27 @@ pub(super) fn note_pause(status: &mut DeploymentStatus, spec: &DeploymentSpec, n
     let marked = reason.as_deref() == Some("DeploymentPaused");
     let paused = spec.paused == Some(true);
     if paused && !marked {
-        set(status, make(PROGRESSING, "Unknown", "DeploymentPaused", "Deployment is paused".to_owned(), now));
+        set(
+            status,
+            make(
+                PROGRESSING,
+                "Unknown",
+                "DeploymentPaused",
+                "Deployment is paused".to_owned(),
+                now,
+            ),
+        );
     } else if !paused && marked {
-        set(status, make(PROGRESSING, "Unknown", "DeploymentResumed", "Deployment is resumed".to_owned(), now));
+        set(
+            status,
+            make(
+                PROGRESSING,
+                "Unknown",
+                "DeploymentResumed",
+                "Deployment is resumed".to_owned(),
+                now,
+            ),
+        );
     }
 }
 
@@ -151,7 +174,9 @@ pub(super) fn progress(
         remove(status, PROGRESSING);
     } else {
         let current = progressing(before).cloned();
-        let was_done = current.as_ref().is_some_and(|condition| condition.reason.as_deref() == Some(DONE));
+        let was_done = current
+            .as_ref()
+            .is_some_and(|condition| condition.reason.as_deref() == Some(DONE));
         if !(status.replicas == status.updated_replicas && was_done) {
             let name = deployment.metadata.name.as_deref().unwrap_or_default();
             let subject = match new.and_then(|set| set.metadata.name.as_deref()) {
@@ -159,7 +184,16 @@ pub(super) fn progress(
                 None => format!("Deployment {name:?}"),
             };
             if is_complete(deployment, spec, status) {
-                set(status, make(PROGRESSING, "True", DONE, format!("{subject} has successfully progressed."), now));
+                set(
+                    status,
+                    make(
+                        PROGRESSING,
+                        "True",
+                        DONE,
+                        format!("{subject} has successfully progressed."),
+                        now,
+                    ),
+                );
             } else if has_progressed(before, status) {
                 let text = format!("{subject} is progressing.");
                 let mut condition = make(PROGRESSING, "True", "ReplicaSetUpdated", text, now);
@@ -170,7 +204,16 @@ pub(super) fn progress(
                 remove(status, PROGRESSING);
                 set(status, condition);
             } else if time_left(spec, status, now).is_some_and(|left| left.is_none()) {
-                set(status, make(PROGRESSING, "False", TIMED_OUT, format!("{subject} has timed out progressing."), now));
+                set(
+                    status,
+                    make(
+                        PROGRESSING,
+                        "False",
+                        TIMED_OUT,
+                        format!("{subject} has timed out progressing."),
+                        now,
+                    ),
+                );
             }
         }
     }
@@ -208,7 +251,12 @@ pub(super) fn time_left(spec: &DeploymentSpec, status: &DeploymentStatus, now: T
     }
     let since = condition.last_update_time.as_ref()?.0;
     let left = i128::from(deadline) * 1_000_000_000 - (now.as_nanosecond() - since.as_nanosecond());
-    Some(u64::try_from(left).ok().filter(|left| *left > 0).map(Duration::from_nanos))
+    Some(
+        u64::try_from(left)
+            .ok()
+            .filter(|left| *left > 0)
+            .map(Duration::from_nanos),
+    )
 }
 
 /// When to look for the end of that time: never after it was noticed.

@@ -39,7 +39,13 @@ struct Cluster {
 
 impl Cluster {
     fn new(deployment: Deployment) -> Self {
-        Cluster { deployment, sets: Vec::new(), with_pods: Vec::new(), at: now(), serial: 0 }
+        Cluster {
+            deployment,
+            sets: Vec::new(),
+            with_pods: Vec::new(),
+            at: now(),
+            serial: 0,
+        }
     }
 
     fn plan(&self) -> Plan {
@@ -61,17 +67,24 @@ impl Cluster {
                     self.serial += 1;
                     said.push(format!("create {}", replicas(&set)));
                     set.metadata.uid = Some(format!("u{}", self.serial));
-                    set.metadata.creation_timestamp =
-                        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
-                            self.at + Duration::from_secs(u64::try_from(self.serial).unwrap()),
-                        ));
+                    set.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+                        self.at + Duration::from_secs(u64::try_from(self.serial).unwrap()),
+                    ));
                     self.sets.push(Arc::new(set));
                 }
                 Step::Update { set, from } => {
                     if from != replicas(&set) {
-                        said.push(format!("{} {from}→{}", set.metadata.uid.clone().unwrap(), replicas(&set)));
+                        said.push(format!(
+                            "{} {from}→{}",
+                            set.metadata.uid.clone().unwrap(),
+                            replicas(&set)
+                        ));
                     }
-                    let at = self.sets.iter().position(|old| old.metadata.uid == set.metadata.uid).unwrap();
+                    let at = self
+                        .sets
+                        .iter()
+                        .position(|old| old.metadata.uid == set.metadata.uid)
+                        .unwrap();
                     self.sets[at] = Arc::new(set);
                 }
                 Step::Delete(set) => {
@@ -81,7 +94,11 @@ impl Cluster {
             }
         }
         if let Some(revision) = plan.revision {
-            self.deployment.metadata.annotations.get_or_insert_default().insert(DEPLOYMENT_REVISION.into(), revision);
+            self.deployment
+                .metadata
+                .annotations
+                .get_or_insert_default()
+                .insert(DEPLOYMENT_REVISION.into(), revision);
         }
         self.deployment.status = Some(plan.status);
         said
@@ -92,7 +109,11 @@ impl Cluster {
         for set in &mut self.sets {
             let set = Arc::make_mut(set);
             let size = replicas(set);
-            let well = if broken.contains(&set.metadata.uid.as_deref().unwrap()) { 0 } else { size };
+            let well = if broken.contains(&set.metadata.uid.as_deref().unwrap()) {
+                0
+            } else {
+                size
+            };
             set.status = serde_json::from_value(json!({
                 "replicas": size, "readyReplicas": well, "availableReplicas": well, "observedGeneration": 0,
             }))
@@ -117,7 +138,9 @@ impl Cluster {
 
     fn reason(&self) -> String {
         let status = self.deployment.status.as_ref().unwrap();
-        progressing(status).and_then(|condition| condition.reason.clone()).unwrap_or_default()
+        progressing(status)
+            .and_then(|condition| condition.reason.clone())
+            .unwrap_or_default()
     }
 
     fn set_image(&mut self, image: &str) {
@@ -130,7 +153,9 @@ impl Cluster {
 fn a_new_deployment_makes_its_set_and_is_complete_when_the_pods_are() {
     let mut cluster = Cluster::new(deployment(3, "v1", rolling("25%", "25%")));
     let plan = cluster.plan();
-    let [Step::Create(set)] = &plan.steps[..] else { panic!("{plan:?}") };
+    let [Step::Create(set)] = &plan.steps[..] else {
+        panic!("{plan:?}")
+    };
     let hash = set.metadata.labels.as_ref().unwrap()["pod-template-hash"].clone();
     assert_eq!(set.metadata.name.as_deref(), Some(&*format!("d-{hash}")));
     let spec = set.spec.as_ref().unwrap();
@@ -149,14 +174,29 @@ fn a_new_deployment_makes_its_set_and_is_complete_when_the_pods_are() {
     cluster.run(&[]);
     assert_eq!(cluster.reason(), "NewReplicaSetAvailable");
     let status = cluster.deployment.status.as_ref().unwrap();
-    assert_eq!((status.updated_replicas, status.available_replicas, status.unavailable_replicas), (Some(3), Some(3), None));
+    assert_eq!(
+        (
+            status.updated_replicas,
+            status.available_replicas,
+            status.unavailable_replicas
+        ),
+        (Some(3), Some(3), None)
+    );
 }
 
 #[test]
 fn a_rolling_update_stays_within_its_limits() {
     for (surge, unavailable, want) in [
-        (json!(1), json!(0), vec!["create 1", "u1 3→2", "u2 1→2", "u1 2→1", "u2 2→3", "u1 1→0"]),
-        (json!(0), json!(1), vec!["create 0", "u1 3→2", "u2 0→1", "u1 2→1", "u2 1→2", "u1 1→0", "u2 2→3"]),
+        (
+            json!(1),
+            json!(0),
+            vec!["create 1", "u1 3→2", "u2 1→2", "u1 2→1", "u2 2→3", "u1 1→0"],
+        ),
+        (
+            json!(0),
+            json!(1),
+            vec!["create 0", "u1 3→2", "u2 0→1", "u1 2→1", "u2 1→2", "u1 1→0", "u2 2→3"],
+        ),
         (json!("100%"), json!("100%"), vec!["create 3", "u1 3→0"]),
     ] {
         let mut cluster = Cluster::new(deployment(3, "v1", rolling(surge.clone(), unavailable.clone())));
@@ -164,7 +204,10 @@ fn a_rolling_update_stays_within_its_limits() {
         cluster.set_image("v2");
         assert_eq!(cluster.run(&[]), want, "{surge} {unavailable}");
         assert_eq!(cluster.reason(), "NewReplicaSetAvailable");
-        assert_eq!(cluster.deployment.metadata.annotations.as_ref().unwrap()[DEPLOYMENT_REVISION], "2");
+        assert_eq!(
+            cluster.deployment.metadata.annotations.as_ref().unwrap()[DEPLOYMENT_REVISION],
+            "2"
+        );
     }
 }
 
@@ -185,11 +228,14 @@ fn a_broken_template_stops_the_rollout_and_the_deadline_is_told() {
     assert_eq!(cluster.plan().look_again, None);
     // Undoing it is a rollout to a set that is there, under a new revision.
     cluster.set_image("v1");
-    assert_eq!(cluster.run(&["u2"]), ["u1 3→4", "u2 2→0"]);
+    assert_eq!(cluster.run(&["u2"]), ["u2 2→0", "u1 3→4"]);
     assert_eq!(cluster.reason(), "NewReplicaSetAvailable");
     let set = &cluster.sets[0];
     assert_eq!(revision(set), 3);
-    assert_eq!(annotation(&set.metadata, "deployment.kubernetes.io/revision-history"), Some("1"));
+    assert_eq!(
+        annotation(&set.metadata, "deployment.kubernetes.io/revision-history"),
+        Some("1")
+    );
 }
 
 #[test]
@@ -199,7 +245,11 @@ fn recreate_waits_for_the_last_old_pod() {
     cluster.set_image("v2");
     cluster.with_pods = vec!["u1".to_owned()];
     assert_eq!(cluster.run(&[]), ["u1 2→0"]);
-    assert_eq!(cluster.step(), Vec::<String>::new(), "a pod of the old set is still there");
+    assert_eq!(
+        cluster.step(),
+        Vec::<String>::new(),
+        "a pod of the old set is still there"
+    );
     cluster.with_pods.clear();
     assert_eq!(cluster.run(&[]), ["create 2"]);
 }
@@ -237,7 +287,11 @@ fn history_beyond_the_limit_is_removed_oldest_first() {
         cluster.set_image(image);
         cluster.run(&[]);
     }
-    let left: Vec<_> = cluster.sets.iter().map(|set| set.metadata.uid.clone().unwrap()).collect();
+    let left: Vec<_> = cluster
+        .sets
+        .iter()
+        .map(|set| set.metadata.uid.clone().unwrap())
+        .collect();
     assert_eq!(left, ["u2", "u3"]);
 }
 
