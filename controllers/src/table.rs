@@ -6,7 +6,7 @@ use std::pin::Pin;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
-use crate::{Error, workloads};
+use crate::{Error, cleanup, identity, nodes, workloads};
 
 type Start = fn(Context, CancellationToken) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
@@ -44,6 +44,14 @@ pub const TABLE: &[Row] = rows! {
     "deployment-controller" "deployment-controller" "deployment-controller" => workloads::deployment::start;
     "replicaset-controller" "replicaset-controller" "replicaset-controller" => workloads::replicaset::start_replica_sets;
     "replicationcontroller-controller" "replication-controller" "replication-controller" => workloads::replicaset::start_replication_controllers;
+    "namespace-controller" "namespace-controller" "namespace-controller" => cleanup::namespace::start;
+    "garbage-collector-controller" "generic-garbage-collector" "garbage-collector" => cleanup::garbage::start;
+    "pod-garbage-collector-controller" "pod-garbage-collector" "pod-garbage-collector" => cleanup::pod_gc::start;
+    "ttl-after-finished-controller" "ttl-after-finished-controller" "ttl-after-finished-controller" => cleanup::ttl::start;
+    "serviceaccount-controller" "service-account-controller" "service-account-controller" => identity::accounts::start;
+    "root-ca-certificate-publisher-controller" "root-ca-cert-publisher" "root-ca-cert-publisher" => identity::roots::start;
+    "clusterrole-aggregation-controller" "clusterrole-aggregation-controller" "clusterrole-aggregation-controller" => identity::roles::start;
+    "node-ipam-controller" "node-controller" "cidrAllocator" => nodes::ipam::start;
 };
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ use std::any::{Any, TypeId};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
 use serde::de::DeserializeOwned;
@@ -24,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use entry::{DecodeError, Entry};
 pub use facts::{Facts, Labels, Owner};
-pub use store::{Change, Lister, Told};
+pub use store::{Census, Change, Lister, Told};
 
 use store::{Shared, Sink};
 
@@ -58,9 +57,8 @@ where
     }
 }
 
-/// The kind of entries whose type nobody knows; [`Entry::view`] still reads them.
-#[derive(Debug)]
-pub struct Untyped(PhantomData<()>);
+/// The kind of entries whose type nobody knows.
+struct Untyped;
 
 /// Which objects of a kind an informer holds. The default is all of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -130,25 +128,21 @@ impl Informers {
         self.cell(K::resource(), options, true)
     }
 
-    /// A lister of a resource that may have no type here. Its entries keep their facts alone, no bytes.
-    pub fn facts(&self, resource: Resource) -> Lister<Untyped> {
-        self.cell(resource, Options::default(), false)
-    }
-
-    /// Tells `told` of every object of a resource, now and from now on: through a lister of all of it where somebody
-    /// has one, else through one that keeps facts alone. Same contract as [`Lister::on_change`].
-    pub fn tell(&self, resource: &Resource, told: impl Fn(Told<'_>) + Send + Sync + 'static) {
-        let sink = {
+    /// The facts of all objects of a resource: through the lister of all of it where somebody has one, else through
+    /// one that keeps facts alone, no bytes.
+    pub fn census(&self, resource: &Resource) -> Census {
+        let everything = Options::default();
+        let known = {
             let cells = self.inner.cells.lock().expect("no holder of this lock panics");
             let mut all = cells
                 .iter()
-                .filter(|((have, options, _), _)| have == resource && *options == Options::default());
+                .filter(|((have, options, _), _)| have == resource && *options == everything);
             all.next().map(|(_, cell)| cell.sink.clone())
         };
-        match sink {
-            Some(sink) => sink.tell(Box::new(told)),
-            None => self.facts(resource.clone()).tell(told),
-        }
+        Census::new(known.unwrap_or_else(|| {
+            let lister: Lister<Untyped> = self.cell(resource.clone(), everything, false);
+            lister.sink()
+        }))
     }
 
     /// Ends the watch of a resource that is served no more. Its listers stay as they were last.

@@ -42,6 +42,39 @@ pub enum Told<'a> {
     Synced,
 }
 
+/// Reads the facts of a resource, whatever type others read it as.
+#[derive(Clone)]
+pub struct Census {
+    sink: Arc<dyn Sink>,
+}
+
+impl fmt::Debug for Census {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Census({})", self.sink.resource())
+    }
+}
+
+impl Census {
+    pub(super) fn new(sink: Arc<dyn Sink>) -> Self {
+        Census { sink }
+    }
+
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Facts> {
+        self.sink.facts(namespace, name)
+    }
+
+    /// Tells `f` of every object, now and from now on. Same contract as [`Lister::on_change`].
+    pub fn tell(&self, f: impl Fn(Told<'_>) + Send + Sync + 'static) {
+        self.sink.tell(Box::new(f));
+    }
+
+    /// Waits until the census shows the server's state.
+    pub async fn synced(&self) {
+        // An ended watch has nothing to wait for.
+        let _ = self.sink.synced().wait_for(|synced| *synced).await;
+    }
+}
+
 type Handler<K> = Box<dyn Fn(Change<'_, K>) + Send + Sync>;
 type Teller = Box<dyn Fn(Told<'_>) + Send + Sync>;
 type Place = (Arc<str>, Arc<str>);
@@ -100,6 +133,7 @@ pub(super) trait Sink: Send + Sync {
     fn reached(&self, revision: u64);
     fn synced(&self) -> watch::Receiver<bool>;
     fn tell(&self, told: Teller);
+    fn facts(&self, namespace: &str, name: &str) -> Option<Facts>;
 }
 
 impl<K> Clone for Lister<K> {
@@ -119,6 +153,10 @@ impl<K> fmt::Debug for Lister<K> {
 impl<K: Send + Sync + 'static> Lister<K> {
     pub(super) fn new(shared: Arc<Shared<K>>) -> Self {
         Lister { shared }
+    }
+
+    pub(super) fn sink(self) -> Arc<dyn Sink> {
+        self.shared
     }
 
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Entry<K>>> {
@@ -170,11 +208,6 @@ impl<K: Send + Sync + 'static> Lister<K> {
             f(Change::Applied { old: None, new: &entry });
         }
         handlers.change.push(Box::new(f));
-    }
-
-    /// [`Lister::on_change`] for those who need the facts alone.
-    pub fn tell(&self, f: impl Fn(Told<'_>) + Send + Sync + 'static) {
-        self.shared.tell(Box::new(f));
     }
 
     /// Waits until the lister shows the server's state.
@@ -334,6 +367,10 @@ impl<K: Send + Sync + 'static> Sink for Shared<K> {
 
     fn synced(&self) -> watch::Receiver<bool> {
         self.synced.subscribe()
+    }
+
+    fn facts(&self, namespace: &str, name: &str) -> Option<Facts> {
+        self.read().get(namespace, name).map(|entry| entry.facts().clone())
     }
 
     fn tell(&self, told: Teller) {
