@@ -145,7 +145,11 @@ impl Server {
         for path in &accounts.keys {
             keys.extend(jws::read_public_keys(path)?);
         }
-        let verifier = Verifier::new(accounts.issuers.clone(), keys, Arc::new(Lookups::new(&registry)));
+        let verifier = Verifier::new(
+            accounts.issuers.clone(),
+            keys.clone(),
+            Arc::new(Lookups::new(&registry)),
+        );
         let authn = Authn {
             front_proxy: config.authentication.front_proxy.clone(),
             tokens: vec![Arc::new(verifier)],
@@ -154,8 +158,17 @@ impl Server {
         };
         let mut parts = Parts::new(registry, authn, authz, admission);
         parts.issuer = Some(Issuer {
-            name: accounts.issuers[0].clone(),
-            signer: jws::Signer::read(&accounts.signing_key)?,
+            audiences: accounts.api_audiences().to_vec(),
+            longest: accounts
+                .max_expiration
+                .and_then(|longest| i64::try_from(longest.as_secs()).ok()),
+            extend: accounts.extend_expiration,
+            keys,
+            keys_uri: format!(
+                "https://{}/openid/v1/jwks",
+                std::net::SocketAddr::from((config.advertise_address, config.advertise_port))
+            ),
+            ..Issuer::new(accounts.issuers[0].as_str(), jws::Signer::read(&accounts.signing_key)?)
         });
         parts.kubelet = kubelets(&config.kubelets)?;
         parts.checks.expect(ROLES);

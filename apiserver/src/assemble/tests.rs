@@ -77,6 +77,21 @@ impl Running {
             .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&bytes).into_owned()));
         (code, value)
     }
+    /// As a peer over the network with a bearer token.
+    async fn get_with(&self, token: &str, path: &str) -> (u16, Value) {
+        let mut request = Request::get(path)
+            .header("authorization", format!("Bearer {token}"))
+            .body(Body::empty())
+            .unwrap();
+        request.extensions_mut().insert(crate::identity::Peer::Tls {
+            certificate: crate::identity::Certificate::None,
+            address: ([127, 0, 0, 1], 1).into(),
+        });
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (code, serde_json::from_slice(&bytes).unwrap_or_default())
+    }
     async fn get(&self, user: &User, path: &str) -> (u16, Value) {
         self.ask(user, Method::GET, path, Value::Null).await
     }
@@ -94,6 +109,16 @@ impl Running {
 
 fn admin() -> User {
     User::new("admin", &[crate::identity::MASTERS])
+}
+
+/// What follows the caches holds within a moment.
+async fn eventually(holds: impl AsyncFn() -> bool) {
+    let wait = async {
+        while !holds().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), wait).await.unwrap();
 }
 
 fn message(body: &Value) -> &str {
@@ -148,13 +173,7 @@ async fn roles_decide_what_a_user_may() {
     let path = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
     let (code, body) = server.create(&admin(), path, binding).await;
     assert_eq!(code, 201, "{body}");
-    // The index follows the cache: the binding counts within a moment.
-    let allowed = async {
-        while server.get(&bob, "/api/v1/namespaces/default/configmaps").await.0 != 200 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), allowed).await.unwrap();
+    eventually(async || server.get(&bob, "/api/v1/namespaces/default/configmaps").await.0 == 200).await;
     assert_eq!(server.get(&bob, "/api/v1/namespaces/default/secrets").await.0, 403);
     assert_eq!(
         server.get(&bob, "/api/v1/namespaces/kube-system/configmaps").await.0,
@@ -229,12 +248,7 @@ async fn nothing_is_made_in_a_namespace_that_is_not_there() {
         .await;
     assert_eq!(code, 201);
     let (code, body) = server
-        .ask(
-            &admin(),
-            Method::PATCH,
-            "/api/v1/namespaces/going/status",
-            json!({"status": {"phase": "Terminating"}}),
-        )
+        .ask(&admin(), Method::DELETE, "/api/v1/namespaces/going", Value::Null)
         .await;
     assert_eq!(code, 200, "{body}");
     let (code, body) = server
@@ -248,4 +262,112 @@ async fn nothing_is_made_in_a_namespace_that_is_not_there() {
         )
     );
     assert_eq!(body["details"]["causes"][0]["reason"], "NamespaceTerminating");
+}
+
+#[tokio::test]
+async fn a_token_for_a_pod_works_until_the_pod_is_gone() {
+    let server = Running::start().await;
+    server.account("default").await;
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let pods = "/api/v1/namespaces/default/pods";
+    let (_, pod) = server.create(&admin(), pods, pod).await;
+    let uid = pod["metadata"]["uid"].as_str().unwrap();
+    let tokens = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let request = |uid: &str, seconds: i64| {
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {
+            "expirationSeconds": seconds,
+            "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": uid}}})
+    };
+    let (code, body) = server.create(&admin(), tokens, request("another", 3607)).await;
+    assert_eq!(code, 409, "{body}");
+    let (code, body) = server.create(&admin(), tokens, request(uid, 60)).await;
+    assert_eq!(code, 422, "{body}");
+    let (code, body) = server.create(&admin(), tokens, request(uid, 3607)).await;
+    assert_eq!(code, 201, "{body}");
+    let token = body["status"]["token"].as_str().unwrap().to_owned();
+
+    let (code, body) = server.get_with(&token, pods).await;
+    assert_eq!(code, 403);
+    assert!(
+        message(&body).contains("system:serviceaccount:default:default"),
+        "{body}"
+    );
+    assert_eq!(server.get_with("nonsense", pods).await.0, 401);
+
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let (code, body) = server.create(&admin(), reviews, review.clone()).await;
+    assert_eq!((code, &body["status"]["authenticated"]), (201, &json!(true)), "{body}");
+    let user = &body["status"]["user"];
+    assert_eq!(user["extra"]["authentication.kubernetes.io/pod-name"], json!(["p"]));
+
+    let path = format!("{pods}/p?gracePeriodSeconds=0");
+    let (code, body) = server.ask(&admin(), Method::DELETE, &path, Value::Null).await;
+    assert_eq!(code, 200, "{body}");
+    eventually(async || server.get_with(&token, pods).await.0 == 401).await;
+    let (_, body) = server.create(&admin(), reviews, review).await;
+    assert_eq!(body["status"]["authenticated"], Value::Null);
+    assert_eq!(body["status"]["error"], r#"pod "p" not found"#);
+}
+
+#[tokio::test]
+async fn access_reviews_tell_what_the_authorizers_would() {
+    let server = Running::start().await;
+    let review = |kind: &str, spec: Value| json!({"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec});
+    let base = "/apis/authorization.k8s.io/v1";
+    let pods = json!({"verb": "list", "resource": "pods", "namespace": "default"});
+    let bob = User::new("bob", &[]);
+    let (code, body) = server
+        .create(
+            &bob,
+            &format!("{base}/selfsubjectaccessreviews"),
+            review("SelfSubjectAccessReview", json!({"resourceAttributes": pods})),
+        )
+        .await;
+    assert_eq!((code, &body["status"]), (201, &json!({"allowed": false})), "{body}");
+    let subject = |user: &str| json!({"user": user, "resourceAttributes": {"verb": "list", "resource": "pods"}});
+    for (user, want) in [("system:kube-scheduler", true), ("bob", false)] {
+        let (_, body) = server
+            .create(
+                &admin(),
+                &format!("{base}/subjectaccessreviews"),
+                review("SubjectAccessReview", subject(user)),
+            )
+            .await;
+        assert_eq!(body["status"]["allowed"], want, "{body}");
+    }
+    let (code, _) = server
+        .create(
+            &bob,
+            &format!("{base}/subjectaccessreviews"),
+            review("SubjectAccessReview", subject("x")),
+        )
+        .await;
+    assert_eq!(code, 403);
+    let (code, body) = server
+        .create(
+            &admin(),
+            &format!("{base}/subjectaccessreviews"),
+            review("SubjectAccessReview", json!({"user": "x"})),
+        )
+        .await;
+    assert_eq!((code, &body["reason"]), (422, &json!("Invalid")), "{body}");
+    let (_, body) = server
+        .create(
+            &bob,
+            &format!("{base}/selfsubjectrulesreviews"),
+            review("SelfSubjectRulesReview", json!({"namespace": "default"})),
+        )
+        .await;
+    assert_eq!(body["status"]["incomplete"], false, "{body}");
+    let paths = body["status"]["nonResourceRules"].to_string();
+    assert!(paths.contains("/healthz"), "{paths}");
+    let (_, body) = server
+        .create(
+            &bob,
+            "/apis/authentication.k8s.io/v1/selfsubjectreviews",
+            json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}),
+        )
+        .await;
+    assert_eq!(body["status"]["userInfo"]["username"], "bob", "{body}");
 }

@@ -113,9 +113,51 @@ pub struct Grant {
 pub struct Issuer {
     pub name: String,
     pub signer: Signer,
+    /// For whom a token is that names nobody.
+    pub audiences: Vec<String>,
+    /// No token lives longer, in seconds.
+    pub longest: Option<i64>,
+    /// Whether tokens of pods live on for clients that read them only once.
+    pub extend: bool,
+    /// All keys that verify tokens of this issuer, for those who verify elsewhere.
+    pub keys: Vec<PublicKey>,
+    /// Where they are published.
+    pub keys_uri: String,
 }
 
 impl Issuer {
+    /// An issuer that publishes its signing key only.
+    pub fn new(name: impl Into<String>, signer: Signer) -> Issuer {
+        let name = name.into();
+        Issuer {
+            audiences: vec![name.clone()],
+            longest: None,
+            extend: true,
+            keys: vec![signer.public().clone()],
+            keys_uri: format!("{name}/openid/v1/jwks"),
+            name,
+            signer,
+        }
+    }
+
+    /// The OpenID provider's configuration, as much of it as Kubernetes has.
+    pub fn discovery(&self) -> serde_json::Value {
+        let mut algorithms: Vec<&str> = self.keys.iter().map(|key| key.algorithm.name()).collect();
+        algorithms.sort_unstable();
+        algorithms.dedup();
+        json!({
+            "issuer": self.name,
+            "jwks_uri": self.keys_uri,
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": algorithms,
+        })
+    }
+    /// The public keys as a JSON Web Key Set.
+    pub fn key_set(&self) -> serde_json::Value {
+        json!({"keys": self.keys.iter().map(PublicKey::jwk).collect::<Vec<_>>()})
+    }
+
     /// The token and when it ends.
     pub fn issue(&self, grant: &Grant, now: Timestamp) -> Result<(String, Timestamp), ring::error::Unspecified> {
         let seconds = now.as_second();
@@ -344,10 +386,7 @@ mod tests {
 
     async fn check(world: World, grant: Grant, ago: i64, audience: &str, want: Result<&str, &str>) {
         let key = rcgen::KeyPair::generate().unwrap();
-        let issuer = Issuer {
-            name: ISSUER.into(),
-            signer: Signer::from_pem(&key.serialize_pem()).unwrap(),
-        };
+        let issuer = Issuer::new(ISSUER, Signer::from_pem(&key.serialize_pem()).unwrap());
         let issued = Timestamp::from_second(Timestamp::now().as_second() - ago).unwrap();
         let (token, ends) = issuer.issue(&grant, issued).unwrap();
         assert_eq!(ends.as_second(), issued.as_second() + grant.seconds);
@@ -418,10 +457,7 @@ mod tests {
     #[tokio::test]
     async fn a_pods_token_tells_pod_and_node_to_authorizers() {
         let key = rcgen::KeyPair::generate().unwrap();
-        let issuer = Issuer {
-            name: ISSUER.into(),
-            signer: Signer::from_pem(&key.serialize_pem()).unwrap(),
-        };
+        let issuer = Issuer::new(ISSUER, Signer::from_pem(&key.serialize_pem()).unwrap());
         let (token, _) = issuer.issue(&grant(true), Timestamp::now()).unwrap();
         let keys = vec![issuer.signer.public().clone()];
         let verifier = Verifier::new(vec![ISSUER.into()], keys, Arc::new(World::default()));
@@ -442,10 +478,7 @@ mod tests {
     #[tokio::test]
     async fn another_issuers_token_is_none_of_ours() {
         let key = rcgen::KeyPair::generate().unwrap();
-        let issuer = Issuer {
-            name: "https://elsewhere".into(),
-            signer: Signer::from_pem(&key.serialize_pem()).unwrap(),
-        };
+        let issuer = Issuer::new("https://elsewhere", Signer::from_pem(&key.serialize_pem()).unwrap());
         let (token, _) = issuer.issue(&grant(false), Timestamp::now()).unwrap();
         let verifier = Verifier::new(vec![ISSUER.into()], Vec::new(), Arc::new(World::default()));
         assert_eq!(verifier.verify(&token, &[ISSUER.into()]).await, Ok(None));

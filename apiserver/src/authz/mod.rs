@@ -48,6 +48,17 @@ pub enum Decision {
 /// One authorizer of the chain (Node, RBAC).
 pub trait Authorizer: Send + Sync + std::fmt::Debug {
     fn authorize<'a>(&'a self, request: &'a Request<'a>) -> BoxFuture<'a, Decision>;
+    /// All that `user` may do in `namespace`, as far as this authorizer can list it.
+    fn rules_for(&self, _user: &User, _namespace: &str) -> Rules {
+        Rules::default()
+    }
+}
+
+/// What a user may do, and why the list may be incomplete.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules {
+    pub rules: Vec<rules::Rule>,
+    pub errors: Vec<String>,
 }
 
 /// The authorizers in order. The first that allows or denies decides.
@@ -70,6 +81,16 @@ impl Chain {
             }
         }
         Decision::NoOpinion(reasons.join("\n"))
+    }
+
+    pub fn rules_for(&self, user: &User, namespace: &str) -> Rules {
+        let mut all = Rules::default();
+        for authorizer in &self.authorizers {
+            let Rules { rules, errors } = authorizer.rules_for(user, namespace);
+            all.rules.extend(rules);
+            all.errors.extend(errors);
+        }
+        all
     }
 
     /// Allowed, or the 403 that says what was asked.

@@ -9,7 +9,8 @@ use futures::future::BoxFuture;
 use serde_json::Value;
 
 use super::rules::Rule;
-use super::{Authorizer, Decision, Request, Target};
+use super::{Authorizer, Decision, Request, Rules, Target};
+use crate::identity::User;
 use crate::object::Object;
 
 /// What a pod refers to.
@@ -260,6 +261,15 @@ impl Authorizer for Node {
     fn authorize<'a>(&'a self, request: &'a Request<'a>) -> BoxFuture<'a, Decision> {
         Box::pin(std::future::ready(self.decide(request)))
     }
+    fn rules_for(&self, user: &User, _namespace: &str) -> Rules {
+        let errors = user
+            .as_node()
+            .map(|_| "node authorizer does not support user rule resolution".to_owned());
+        Rules {
+            rules: Vec::new(),
+            errors: errors.into_iter().collect(),
+        }
+    }
 }
 
 fn yes() -> Decision {
@@ -398,7 +408,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::identity::User;
 
     fn graph() -> Graph {
         let mut graph = Graph::default();

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use serde::Deserialize;
 
 use super::rules::Rule;
-use super::{Authorizer, Decision, Request, Target, cover};
+use super::{Authorizer, Decision, Request, Rules, Target, cover};
 use crate::identity::{SERVICE_ACCOUNT_PREFIX, User};
 
 pub const GROUP: &str = "rbac.authorization.k8s.io";
@@ -375,6 +375,10 @@ impl Rbac {
 impl Authorizer for Rbac {
     fn authorize<'a>(&'a self, request: &'a Request<'a>) -> BoxFuture<'a, Decision> {
         Box::pin(std::future::ready(self.read(|graph| graph.decide(request))))
+    }
+    fn rules_for(&self, user: &User, namespace: &str) -> Rules {
+        let (rules, errors) = self.read(|graph| graph.rules_for(user, namespace));
+        Rules { rules, errors }
     }
 }
 
