@@ -7,10 +7,11 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use serde_json::Value;
 
-use super::negotiate;
+use super::negotiate::{self, Sent};
 use crate::object::Object;
 use crate::registry::Row;
 use crate::registry::write::Context;
+use crate::schema::protobuf::{self, Unknown};
 use crate::schema::{self, Format, Gvk, TypeRef, Validation};
 use crate::status::{Errors, Status};
 
@@ -70,13 +71,42 @@ pub(super) fn decode(
 ) -> Result<Object, Status> {
     let ty = type_of(gvk)?;
     let format = match negotiate::body(headers)? {
-        negotiate::Format::Json => Format::Json,
-        negotiate::Format::Yaml => Format::Yaml,
+        Sent::Json => Format::Json,
+        Sent::Yaml => Format::Yaml,
+        Sent::Protobuf => {
+            let mut object = from_protobuf(ty, gvk, bytes)?;
+            schema::default(ty, &mut object.0);
+            return Ok(object);
+        }
     };
     let decoded = schema::decode(ty, gvk, format, bytes, validation)?;
     decoded.warnings.into_iter().for_each(warn);
     let mut object = decoded.object;
     schema::default(ty, &mut object.0);
+    Ok(object)
+}
+
+/// Unknown fields are dropped whatever the request says of them: upstream checks them in JSON and YAML alone.
+fn from_protobuf(ty: TypeRef, gvk: Gvk<'_>, bytes: &[u8]) -> Result<Object, Status> {
+    let read = protobuf::from_protobuf(bytes, Some(ty), Unknown::Drop);
+    let (found, fields) = read.map_err(|error| {
+        let kind = gvk.kind;
+        Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind}): {error}"
+        ))
+    })?;
+    let mut object = Object(fields);
+    if found != ty {
+        return Err(Status::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}",
+            object.kind(),
+            object.api_version(),
+            gvk.kind
+        )));
+    }
+    // The envelope may leave them out.
+    object.0.insert("apiVersion".into(), gvk.api_version().into());
+    object.0.insert("kind".into(), gvk.kind.into());
     Ok(object)
 }
 
@@ -123,11 +153,19 @@ pub(super) fn checked(
     Ok(object)
 }
 
-/// An object that no schema is asked about: DeleteOptions.
-pub(super) fn loose(headers: &HeaderMap, bytes: &[u8]) -> Result<Object, Status> {
+/// DeleteOptions, which no version and no default belongs to.
+pub(super) fn delete_options(headers: &HeaderMap, bytes: &[u8]) -> Result<Object, Status> {
     let value = match negotiate::body(headers)? {
-        negotiate::Format::Json => serde_json::from_slice(bytes).map_err(|e| e.to_string()),
-        negotiate::Format::Yaml => serde_saphyr::from_slice(bytes).map_err(|e| e.to_string()),
+        Sent::Json => serde_json::from_slice(bytes).map_err(|e| e.to_string()),
+        Sent::Yaml => serde_saphyr::from_slice(bytes).map_err(|e| e.to_string()),
+        Sent::Protobuf => {
+            let gvk = Gvk {
+                group: "",
+                version: "v1",
+                kind: "DeleteOptions",
+            };
+            return from_protobuf(type_of(gvk)?, gvk, bytes);
+        }
     };
     match value {
         Ok(Value::Object(fields)) => Ok(Object(fields)),

@@ -19,7 +19,7 @@ async fn delete_options(call: &Call<'_>, body: Body) -> Result<Delete, Status> {
     if bytes.is_empty() {
         return options::delete(call.query, None);
     }
-    let sent = body::loose(&call.head.headers, &bytes)?;
+    let sent = body::delete_options(&call.head.headers, &bytes)?;
     options::delete(call.query, Some(&sent))
 }
 

@@ -1,5 +1,5 @@
-//! Media types: what a client sends and what it wants back. Protobuf joins here: one more [`Format`] for what schema can
-//! transcode.
+//! Media types: what a client sends and what it wants back. Bodies may be protobuf, as client-go sends them; answers are
+//! JSON or YAML, which every client that asks for protobuf also takes.
 
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
@@ -124,12 +124,23 @@ pub(super) fn aggregated_discovery(headers: &HeaderMap) -> bool {
         })
 }
 
+/// How a body is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    Json,
+    Yaml,
+    Protobuf,
+}
+
 /// The format of a body that holds an object. No Content-Type is JSON, as upstream has it.
-pub(super) fn body(headers: &HeaderMap) -> Result<Format, Status> {
+pub(super) fn body(headers: &HeaderMap) -> Result<Sent, Status> {
     match media_type(headers) {
-        "" | "application/json" | "text/json" => Ok(Format::Json),
-        "application/yaml" => Ok(Format::Yaml),
-        _ => Err(Status::unsupported_media_type("application/json, application/yaml")),
+        "" | "application/json" | "text/json" => Ok(Sent::Json),
+        "application/yaml" => Ok(Sent::Yaml),
+        "application/vnd.kubernetes.protobuf" => Ok(Sent::Protobuf),
+        _ => Err(Status::unsupported_media_type(
+            "application/json, application/yaml, application/vnd.kubernetes.protobuf",
+        )),
     }
 }
 

@@ -363,3 +363,27 @@ async fn discovery_names_what_is_served() {
     assert!(kit.get("/readyz?verbose").await.text.contains("[+]etcd ok"));
     assert!(kit.get("/metrics").await.text.contains("apiserver_request_total"));
 }
+
+#[tokio::test]
+async fn protobuf_comes_in_as_client_go_sends_it() {
+    use apiserver::schema::{protobuf, type_of};
+    let kit = Kit::new().await;
+    let Value::Object(object) = map("m", "1") else {
+        unreachable!()
+    };
+    let bytes = protobuf::to_protobuf(type_of("", "v1", "ConfigMap").unwrap(), &object).unwrap();
+    let protobuf_of = |bytes| {
+        http::Request::post(MAPS)
+            .header("content-type", "application/vnd.kubernetes.protobuf")
+            .header("accept", "application/vnd.kubernetes.protobuf,application/json")
+            .body(axum::body::Body::from(bytes))
+            .unwrap()
+    };
+    let made = kit.whole(protobuf_of(bytes)).await.expect(201);
+    assert_eq!((&made["kind"], &made["data"]["k"]), (&json!("ConfigMap"), &json!("1")));
+    kit.whole(protobuf_of(b"k8s\0nonsense".to_vec())).await.refused(400);
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}});
+    let Value::Object(pod) = pod else { unreachable!() };
+    let bytes = protobuf::to_protobuf(type_of("", "v1", "Pod").unwrap(), &pod).unwrap();
+    kit.whole(protobuf_of(bytes)).await.refused(400);
+}
