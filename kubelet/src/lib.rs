@@ -5,6 +5,7 @@ pub mod node;
 pub mod pods;
 pub mod resources;
 pub mod runtime;
+pub mod server;
 pub mod volumes;
 
 use std::{io, sync::Arc};
@@ -158,6 +159,17 @@ pub async fn run_with(
             Ok::<(), Error>(())
         });
     }
+    if let Some(server) = config.server.clone() {
+        let shared = shared.clone();
+        tasks.spawn("server", move |stop| server::run(server, shared, stop));
+    }
+    tasks.spawn("log rotation", {
+        let shared = shared.clone();
+        move |stop| async move {
+            server::rotate::run(shared, stop).await;
+            Ok::<(), Error>(())
+        }
+    });
     tasks.spawn("pods", {
         let shared = shared.clone();
         move |stop| pods::run(shared, heard, nudge, stop)

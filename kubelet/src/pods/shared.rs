@@ -11,7 +11,7 @@ use daemon::{
     informer::{Entry, Lister},
 };
 use k8s_openapi::api::core::v1::{Pod, Service};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
 use super::{admit::Offer, images::Images, probes::Probes};
 use crate::{config::Config, resources::cgroups::Cgroups, runtime::Runtime, volumes::Volumes};
@@ -79,6 +79,17 @@ fn field(pod: &Pod, container: &str) -> &'static str {
 #[derive(Debug, Clone, Default)]
 pub struct Post {
     inner: Arc<Mutex<Boxes>>,
+    exits: Exits,
+}
+
+/// Ends of containers for those who follow one. 64 at once; who falls behind looks for itself.
+#[derive(Debug, Clone)]
+struct Exits(broadcast::Sender<String>);
+
+impl Default for Exits {
+    fn default() -> Self {
+        Exits(broadcast::channel(64).0)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -192,7 +203,16 @@ impl Post {
         }
     }
 
+    /// Identifiers of containers that end from now on.
+    pub fn exits(&self) -> broadcast::Receiver<String> {
+        self.exits.0.subscribe()
+    }
+
     pub fn container(&self, id: &str, exited: bool) {
+        if exited {
+            // Nobody follows: nobody is told.
+            drop(self.exits.0.send(id.to_owned()));
+        }
         let inbox = {
             let mut boxes = self.lock();
             let known = boxes
