@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::item::Interner;
 use super::progress::Progress;
-use super::{Cache, Error, Item, Spec};
-use crate::store::{self, Change, Entry, Key, Page, Revision, Store};
+use super::{Cache, Changed, Error, Item, Spec};
+use crate::store::{self, Change, Entry, Page, Revision, Store};
 
 /// All that this server keeps in the store.
 const ROOT: &str = "/registry/";
@@ -44,15 +44,11 @@ impl Caches {
         let mut interner = self.feeding.lock().await;
         let prefix = spec.prefix.clone();
         let cache = Arc::new(Cache::new(spec, self.progress.clone()));
-        let seen = self.progress.seen();
-        if seen.0 > 0 {
-            let page = Page {
-                at: Some(seen),
-                ..Page::default()
-            };
-            let listing = self.progress.store.list(&prefix, page).await;
+        if self.progress.seen().0 > 0 {
+            let listing = self.progress.store.list(&prefix, Page::default()).await;
             let listing = listing.map_err(|error| Error::Unavailable(Arc::new(error)))?;
-            cache.load(self.items(&cache, listing.entries, &mut interner), seen);
+            // This may be ahead of the feeder; the cache leaves out what it has already.
+            cache.load(self.items(&cache, listing.entries, &mut interner), listing.revision);
         }
         let before = self.write_rows().insert(prefix, cache.clone());
         if let Some(before) = before {
@@ -141,9 +137,10 @@ impl Caches {
                 None => return store::Error::Unavailable("the store's watch ended".into()),
                 Some(Err(error)) => return error,
                 Some(Ok(batch)) => {
+                    // Until the progress is told: a row that is added finds either nothing of a batch or all of it.
+                    let mut interner = self.feeding.lock().await;
                     if !batch.changes.is_empty() {
                         compaction.written();
-                        let mut interner = self.feeding.lock().await;
                         self.apply(batch.changes, &mut interner);
                     }
                     self.progress.advance(batch.revision);
@@ -153,7 +150,7 @@ impl Caches {
     }
 
     fn apply(&self, changes: Vec<Change>, interner: &mut Interner) {
-        let mut by_row: Vec<(Arc<Cache>, Vec<(Key, Revision, Option<Arc<Item>>)>)> = Vec::new();
+        let mut by_row: Vec<(Arc<Cache>, Vec<Changed>)> = Vec::new();
         for change in changes {
             let known = by_row
                 .iter()
@@ -172,9 +169,14 @@ impl Caches {
             match change {
                 Change::Put { entry, .. } => {
                     let (key, revision) = (entry.key.clone(), entry.revision);
-                    changes.push((key, revision, self.item(cache, entry, interner)));
+                    let new = self.item(cache, entry, interner);
+                    changes.push(Changed { key, revision, new });
                 }
-                Change::Delete { previous, revision } => changes.push((previous.key, revision, None)),
+                Change::Delete { previous, revision } => changes.push(Changed {
+                    key: previous.key,
+                    revision,
+                    new: None,
+                }),
             }
         }
         for (cache, changes) in by_row {

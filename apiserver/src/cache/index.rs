@@ -56,10 +56,6 @@ impl Index {
         self.items.get(key)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Item>> {
-        self.items.iter().map(|(_, item)| item)
-    }
-
     /// Sets or (`None`) removes what is at `key`; returns what was there.
     pub(super) fn set(&mut self, key: &Key, new: Option<Arc<Item>>) -> Option<Arc<Item>> {
         let old = match &new {
@@ -337,7 +333,13 @@ mod tests {
             let matcher = Matcher::new(&filter, &plain.spec);
             let mut indexed = plain.clone();
             indexed.index.add_for(&matcher);
-            let walked: Vec<Arc<Item>> = plain.index.iter().filter(|i| matcher.matches(i)).cloned().collect();
+            let walked: Vec<Arc<Item>> = plain
+                .index
+                .items
+                .iter()
+                .map(|(_, item)| item.clone())
+                .filter(|item| matcher.matches(item))
+                .collect();
             let mut paged = Vec::new();
             let mut after = None;
             loop {

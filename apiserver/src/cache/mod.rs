@@ -140,6 +140,14 @@ struct State {
     closed: bool,
 }
 
+/// What the feeder says. An item that could not be read is taken for none.
+#[derive(Debug)]
+struct Changed {
+    key: Key,
+    revision: Revision,
+    new: Option<Arc<Item>>,
+}
+
 impl Spec {
     /// Where the object lives in the store.
     pub fn key(&self, namespace: &str, name: &str) -> Key {
@@ -345,12 +353,12 @@ impl Cache {
         });
     }
 
-    /// Changes in order. An item that could not be read is taken for none.
-    fn apply(&self, changes: Vec<(Key, Revision, Option<Arc<Item>>)>) {
+    /// Changes in order.
+    fn apply(&self, changes: Vec<Changed>) {
         let wake = {
             let mut state = self.write();
             let cursor = state.window.end();
-            for (key, revision, new) in changes {
+            for Changed { key, revision, new } in changes {
                 if revision <= state.loaded {
                     continue;
                 }

@@ -149,7 +149,7 @@ impl<'a> Scanner<'a> {
                 }
                 (Place::Metadata, "uid") if self.peek()? == b'"' => {
                     let uid = self.string()?;
-                    fill(values, ends, &uid);
+                    fill(values, ends, uid.clone());
                     self.found.uid = uid;
                 }
                 (Place::Metadata, "labels") if self.peek()? == b'{' => self.labels()?,
@@ -187,7 +187,7 @@ impl<'a> Scanner<'a> {
             b'[' if goes_on != 0 => self.array(goes_on, depth, values),
             b'"' if ends != 0 => {
                 let text = self.string()?;
-                fill(values, ends, &text);
+                fill(values, ends, text);
                 Some(())
             }
             b'{' | b'[' | b'"' => self.skip(),
@@ -196,7 +196,7 @@ impl<'a> Scanner<'a> {
                 self.skip()?;
                 let text = std::str::from_utf8(&self.json[start..self.at]).ok()?;
                 if text != "null" {
-                    fill(values, ends, &Cow::Borrowed(text));
+                    fill(values, ends, Cow::Borrowed(text));
                 }
                 Some(())
             }
@@ -335,7 +335,7 @@ impl<'a> Scanner<'a> {
     }
 }
 
-fn fill<'a>(values: &mut Values<'a>, ways: u64, text: &Cow<'a, str>) {
+fn fill<'a>(values: &mut Values<'a>, ways: u64, text: Cow<'a, str>) {
     if text.is_empty() {
         return;
     }

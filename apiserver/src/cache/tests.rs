@@ -522,3 +522,106 @@ proptest! {
             .block_on(run(steps));
     }
 }
+
+/// Real threads: what one thread cannot interleave.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_lost_between_threads() {
+    const WRITERS: usize = 3;
+    const WRITES: usize = 400;
+    let bench = Arc::new(Bench::new().await);
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        let bench = bench.clone();
+        writers.spawn(async move {
+            for n in 0..WRITES {
+                let key = format!("ns{}/p{}", n % 3, n % 7 + 100 * writer);
+                if n % 5 == 4 {
+                    bench.delete(&key).await;
+                } else {
+                    bench.put(&key, &format!("a{}", n % 4), &format!("n{}", n % 2)).await;
+                }
+                if n % 16 == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+    }
+    let done = CancellationToken::new();
+    let mut followers = JoinSet::new();
+    for n in 0..16 {
+        let (bench, done) = (bench.clone(), done.clone());
+        let (namespace, labels, fields) = FILTERS[n % FILTERS.len()];
+        followers.spawn(async move {
+            let wanted = filter(namespace, labels, fields);
+            let (items, mut at, mut watch) = bench.pods.list_and_watch(wanted.clone());
+            let mut holds: BTreeMap<Key, Revision> = items.iter().map(|i| (i.key.clone(), i.revision)).collect();
+            loop {
+                let events = tokio::select! {
+                    biased;
+                    events = watch.next() => events.unwrap(),
+                    () = done.cancelled() => break,
+                };
+                for event in events {
+                    let revision = match &event {
+                        Event::Added(item) => {
+                            assert!(holds.insert(item.key.clone(), item.revision).is_none());
+                            item.revision
+                        }
+                        Event::Modified(item) => {
+                            assert!(holds.insert(item.key.clone(), item.revision).is_some());
+                            item.revision
+                        }
+                        Event::Deleted { item, at } => {
+                            assert!(holds.remove(&item.key).is_some());
+                            *at
+                        }
+                    };
+                    assert!(revision > at);
+                    at = revision;
+                    assert!(watch.progress() >= at);
+                }
+            }
+            assert_eq!(watch.progress(), bench.pods.revision());
+            let (items, _) = bench.pods.list(&wanted);
+            let now: BTreeMap<Key, Revision> = items.iter().map(|i| (i.key.clone(), i.revision)).collect();
+            assert_eq!(holds, now);
+        });
+    }
+    // Meanwhile a row comes and goes: each time it holds what the store has.
+    while !writers.is_empty() {
+        let spec = Spec {
+            prefix: "/registry/pods/ns1/".into(),
+            namespaced: false,
+            fields: Vec::new(),
+        };
+        let caches = Caches::new(bench.store.clone());
+        let mut feeder = JoinSet::new();
+        feeder.spawn(caches.clone().run(CancellationToken::new()));
+        caches.loaded().await;
+        let row = caches.add(spec).await.unwrap();
+        let at = row.fresh().await.unwrap();
+        let listing = bench.store.list(
+            "/registry/pods/ns1/",
+            crate::store::Page {
+                at: Some(at),
+                ..Default::default()
+            },
+        );
+        let listing = listing.await.unwrap();
+        let snapshot = row.at(at).unwrap();
+        let held: Vec<_> = snapshot
+            .list(&Filter::default())
+            .iter()
+            .map(|i| (i.key.clone(), i.revision))
+            .collect();
+        let stored: Vec<_> = listing.entries.iter().map(|e| (e.key.clone(), e.revision)).collect();
+        assert_eq!(held, stored);
+        feeder.shutdown().await;
+        if let Some(ended) = writers.try_join_next() {
+            ended.unwrap();
+        }
+    }
+    bench.pods.fresh().await.unwrap();
+    done.cancel();
+    followers.join_all().await;
+}

@@ -155,7 +155,9 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        lock(&self.cache.waiters).remove(self.slot);
+        // Its waker goes after the lock: a waker may be the last of a task that holds another watcher.
+        let slot = lock(&self.cache.waiters).remove(self.slot);
+        drop(slot);
     }
 }
 
@@ -236,17 +238,17 @@ impl Waiters {
         at
     }
 
-    fn remove(&mut self, at: usize) {
-        let Some(slot) = self.slots[at].take() else { return };
+    fn remove(&mut self, at: usize) -> Option<Slot> {
+        let slot = self.slots[at].take()?;
         self.free.push(at);
-        match slot.trigger {
+        match &slot.trigger {
             None => forget(&mut self.by_any, at),
             Some(trigger) => {
-                *self.kind(&trigger) -= 1;
-                if let Some(slots) = self.by_trigger.get_mut(&trigger) {
+                *self.kind(trigger) -= 1;
+                if let Some(slots) = self.by_trigger.get_mut(trigger) {
                     forget(slots, at);
                     if slots.is_empty() {
-                        self.by_trigger.remove(&trigger);
+                        self.by_trigger.remove(trigger);
                     }
                 }
             }
@@ -254,6 +256,7 @@ impl Waiters {
         if self.free.len() == self.slots.len() {
             *self = Waiters::default();
         }
+        Some(slot)
     }
 
     fn kind(&mut self, trigger: &Trigger) -> &mut usize {

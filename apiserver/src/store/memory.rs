@@ -112,7 +112,7 @@ impl Store for Memory {
     }
 
     fn list(&self, prefix: &str, page: Page) -> BoxFuture<'_, Result<Listing, Error>> {
-        let listing = self.inner.shared.read().list(prefix, &page);
+        let listing = self.inner.shared.list(prefix, &page);
         std::future::ready(listing).boxed()
     }
 

@@ -7,8 +7,8 @@ use std::sync::{Arc, RwLock, RwLockReadGuard};
 use futures::stream::BoxStream;
 use tokio::sync::watch;
 
-use super::state::{Effect, State};
-use super::{Batch, Error, Revision};
+use super::state::{self, Effect, State};
+use super::{Batch, Error, Listing, Page, Revision};
 
 /// Changes that a watch yields at once, at most: bounds how long the lock is held.
 const BATCH: usize = 1024;
@@ -30,6 +30,18 @@ impl Shared {
 
     pub(super) fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().expect("nothing panics while it holds this lock")
+    }
+
+    pub(super) fn list(&self, prefix: &str, page: &Page) -> Result<Listing, Error> {
+        let (entries, revision) = {
+            let state = self.read();
+            if page.at.is_some_and(|at| at != state.revision()) {
+                return state.list(prefix, page);
+            }
+            (state.snapshot(), state.revision())
+        };
+        // A long list is no reason for a writer to wait.
+        Ok(state::list(&entries, revision, prefix, page))
     }
 
     pub(super) fn apply(&self, effects: Vec<Effect>) {

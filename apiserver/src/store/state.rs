@@ -252,37 +252,12 @@ impl State {
         if at < self.compacted {
             return Err(Error::Compacted(self.compacted));
         }
-        let limit = if page.limit == 0 { usize::MAX } else { page.limit };
-        let start = match &page.after {
-            Some(after) if **after >= *prefix => Bound::Excluded(&**after),
-            _ => Bound::Included(prefix),
-        };
-        let mut listing = Listing {
-            entries: Vec::new(),
-            revision: at,
-            more: false,
-        };
-        let mut take = |entry: Entry| {
-            if listing.entries.len() == limit {
-                listing.more = true;
-                return false;
-            }
-            listing.entries.push(entry);
-            true
-        };
-        let current = self
-            .entries
-            .range(start)
-            .take_while(|(key, _)| key.starts_with(prefix))
-            .map(|(key, stored)| stored.entry(key));
         if at == self.revision {
-            for entry in current {
-                if !take(entry) {
-                    break;
-                }
-            }
-            return Ok(listing);
+            return Ok(list(&self.entries, at, prefix, page));
         }
+        let mut listing = Filling::new(at, page);
+        let start = start(prefix, page);
+        let current = under(&self.entries, start, prefix);
         // What was there instead, for each key written since.
         let mut undone: BTreeMap<&str, Option<&Entry>> = BTreeMap::new();
         for change in self.history.iter().rev().take_while(|c| c.revision() > at) {
@@ -299,9 +274,9 @@ impl State {
         for entry in current {
             while let Some((_, old)) = undone.next_if(|(key, _)| **key < *entry.key) {
                 if let Some(old) = old
-                    && !take(old.clone())
+                    && !listing.take(old.clone())
                 {
-                    return Ok(listing);
+                    return Ok(listing.done());
                 }
             }
             let kept = match undone.next_if(|(key, _)| **key == *entry.key) {
@@ -309,19 +284,19 @@ impl State {
                 None => Some(entry),
             };
             if let Some(kept) = kept
-                && !take(kept)
+                && !listing.take(kept)
             {
-                return Ok(listing);
+                return Ok(listing.done());
             }
         }
         for (_, old) in undone {
             if let Some(old) = old
-                && !take(old.clone())
+                && !listing.take(old.clone())
             {
                 break;
             }
         }
-        Ok(listing)
+        Ok(listing.done())
     }
 
     /// Up to `limit` changes after `after`, of those under `prefix`. `None`: nothing new.
@@ -370,6 +345,67 @@ impl State {
             self.history_bytes -= held_by(&change);
             self.compacted = change.revision();
         }
+    }
+}
+
+/// A list of what `entries` hold, which is the state at `at`.
+pub(super) fn list(entries: &Tree<Key, Stored>, at: Revision, prefix: &str, page: &Page) -> Listing {
+    let mut listing = Filling::new(at, page);
+    for entry in under(entries, start(prefix, page), prefix) {
+        if !listing.take(entry) {
+            break;
+        }
+    }
+    listing.done()
+}
+
+fn start<'a>(prefix: &'a str, page: &'a Page) -> Bound<&'a str> {
+    match &page.after {
+        Some(after) if **after >= *prefix => Bound::Excluded(&**after),
+        _ => Bound::Included(prefix),
+    }
+}
+
+fn under<'a>(
+    entries: &'a Tree<Key, Stored>,
+    start: Bound<&'a str>,
+    prefix: &'a str,
+) -> impl Iterator<Item = Entry> + 'a {
+    entries
+        .range(start)
+        .take_while(move |(key, _)| key.starts_with(prefix))
+        .map(|(key, stored)| stored.entry(key))
+}
+
+/// A list until it is long enough.
+struct Filling {
+    listing: Listing,
+    limit: usize,
+}
+
+impl Filling {
+    fn new(at: Revision, page: &Page) -> Self {
+        Filling {
+            listing: Listing {
+                entries: Vec::new(),
+                revision: at,
+                more: false,
+            },
+            limit: if page.limit == 0 { usize::MAX } else { page.limit },
+        }
+    }
+
+    /// False: there is no room for this one.
+    fn take(&mut self, entry: Entry) -> bool {
+        self.listing.more = self.listing.entries.len() == self.limit;
+        if !self.listing.more {
+            self.listing.entries.push(entry);
+        }
+        !self.listing.more
+    }
+
+    fn done(self) -> Listing {
+        self.listing
     }
 }
 

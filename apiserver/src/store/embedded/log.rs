@@ -43,6 +43,9 @@ pub(super) struct Log {
     frame: Vec<u8>,
 }
 
+/// A log that is being made.
+pub(super) const TEMPORARY: &str = "log.tmp";
+
 pub(super) fn name(generation: u32) -> String {
     format!("log.{generation}")
 }
@@ -50,13 +53,12 @@ pub(super) fn name(generation: u32) -> String {
 impl Log {
     /// A new log, durable when this returns. Reuses the blocks of `spare`, if there is one.
     pub(super) fn create(disk: &dyn Disk, generation: u32, spare: Option<&str>, grow: u64) -> io::Result<Self> {
-        let temporary = "log.tmp";
         let file = match spare {
             Some(spare) => {
-                disk.rename(spare, temporary)?;
-                disk.open(temporary)?
+                disk.rename(spare, TEMPORARY)?;
+                disk.open(TEMPORARY)?
             }
-            None => disk.create(temporary)?,
+            None => disk.create(TEMPORARY)?,
         };
         let mut capacity = file.len()?;
         if capacity < START + grow {
@@ -69,7 +71,7 @@ impl Log {
         let salt = rand::random();
         file.write_at(0, &header(generation, salt))?;
         file.sync()?;
-        disk.rename(temporary, &name(generation))?;
+        disk.rename(TEMPORARY, &name(generation))?;
         disk.sync()?;
         Ok(Log {
             file,

@@ -145,9 +145,15 @@ impl Embedded {
         let (tell, failed) = tokio::sync::watch::channel(None);
         let requests = queue.clone();
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || {
-            let Err(Fatal(error)) = writer.run() else {
-                requests.fail();
-                return;
+            // A panic is a bug, and what is half done then is as unknown as after a failed sync.
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.run()));
+            let error = match ended {
+                Ok(Ok(())) => {
+                    requests.fail();
+                    return;
+                }
+                Ok(Err(Fatal(error))) => error,
+                Err(_) => io::Error::other("the writer panicked"),
             };
             tracing::error!(%error, "the store's disk failed");
             // After a failed sync the kernel may have dropped what it could not write. Only a new start, which reads the
@@ -197,10 +203,20 @@ impl Drop for Embedded {
 
 fn lock(directory: &Path) -> Result<std::fs::File, OpenError> {
     use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+    let ancestors = || directory.ancestors().take_while(|d| !d.as_os_str().is_empty());
+    let missing = ancestors().take_while(|d| !d.exists()).count();
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)?;
+    // What is durable in a directory that is not is not.
+    for made in ancestors().take(missing) {
+        let parent = match made.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        std::fs::File::open(parent)?.sync_all()?;
+    }
     let file = std::fs::OpenOptions::new()
         .write(true)
         .create(true)
@@ -226,7 +242,7 @@ impl Store for Embedded {
     }
 
     fn list(&self, prefix: &str, page: Page) -> BoxFuture<'_, Result<Listing, Error>> {
-        let listing = self.shared.read().list(prefix, &page);
+        let listing = self.shared.list(prefix, &page);
         std::future::ready(listing).boxed()
     }
 

@@ -25,7 +25,10 @@ pub(super) struct Recovered {
 /// Fills `state` with what is durable and makes files where there are none.
 pub(super) fn recover(disk: &Arc<dyn Disk>, tuning: &Tuning, state: &mut State) -> Result<Recovered, OpenError> {
     let names = disk.names()?;
-    for name in names.iter().filter(|name| name.ends_with(".tmp")) {
+    for name in names
+        .iter()
+        .filter(|name| *name == log::TEMPORARY || *name == snapshot::TEMPORARY)
+    {
         disk.remove(name)?;
     }
     let of_kind = |wanted| {

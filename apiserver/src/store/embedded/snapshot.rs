@@ -29,23 +29,25 @@ pub(super) struct Meta {
     pub(super) reserved: Revision,
 }
 
+/// A snapshot that is being written.
+pub(super) const TEMPORARY: &str = "snapshot.tmp";
+
 pub(super) fn name(generation: u32) -> String {
     format!("snapshot.{generation}")
 }
 
 /// Writes a snapshot, durable when this returns; its size.
 pub(super) fn write(disk: &dyn Disk, meta: Meta, entries: &Tree<Key, Stored>) -> io::Result<u64> {
-    let temporary = "snapshot.tmp";
-    let result = write_file(disk, temporary, meta, entries);
+    let result = write_file(disk, TEMPORARY, meta, entries);
     match result {
         Ok(size) => {
-            disk.rename(temporary, &name(meta.generation))?;
+            disk.rename(TEMPORARY, &name(meta.generation))?;
             disk.sync()?;
             Ok(size)
         }
         Err(error) => {
             // It may be what fills the disk. A failure to remove it changes nothing: the next start does.
-            let _ = disk.remove(temporary);
+            let _ = disk.remove(TEMPORARY);
             Err(error)
         }
     }

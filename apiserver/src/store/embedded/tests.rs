@@ -207,7 +207,7 @@ fn a_full_disk_refuses_writes_serves_reads_and_recovers() {
     assert_eq!(keys(&again), names[1..]);
     disk.limit(u64::MAX);
     assert!(
-        matches!(create(&store, "more", 2000), Err(_)),
+        create(&store, "more", 2000).is_err(),
         "the power went off under this one"
     );
     crashed.limit(u64::MAX);
