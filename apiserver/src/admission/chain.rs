@@ -3,13 +3,18 @@
 use std::sync::Arc;
 
 use super::addresses::Addresses;
+use super::escalation::Escalation;
 use super::namespace::NamespaceLifecycle;
+use super::node::NodeRestriction;
+use super::owners::OwnerReferences;
 use super::pods::{DefaultTolerationSeconds, PodTopologyLabels, RuntimeClass, TaintNodesByCondition};
 use super::priority::Priority;
 use super::service_account::ServiceAccount;
 use super::sources::Source;
 use super::volumes::{DefaultStorageClass, PersistentVolumeClaimResize, StorageObjectInUseProtection};
 use super::{Admit, Chain};
+use crate::authz;
+use crate::authz::rbac::Rbac;
 use crate::registry::Registry;
 
 /// A name that is no rule's.
@@ -21,6 +26,8 @@ pub struct Unknown(String);
 /// that keep the server's own books, addresses among them, cannot be turned off.
 pub fn chain(
     registry: &Arc<Registry>,
+    rbac: Rbac,
+    authz: Arc<authz::Chain>,
     addresses: Arc<Addresses>,
     enable: &[String],
     disable: &[String],
@@ -40,6 +47,14 @@ pub fn chain(
             on,
             Box::new(ServiceAccount {
                 accounts: source("", "serviceaccounts"),
+            }),
+        ),
+        (
+            "NodeRestriction",
+            on,
+            Box::new(NodeRestriction {
+                pods: source("", "pods"),
+                nodes: source("", "nodes"),
             }),
         ),
         ("TaintNodesByCondition", on, Box::new(TaintNodesByCondition)),
@@ -84,6 +99,14 @@ pub fn chain(
                 nodes: source("", "nodes"),
             }),
         ),
+        (
+            "OwnerReferencesPermissionEnforcement",
+            false,
+            Box::new(OwnerReferences {
+                registry: registry.clone(),
+                authz: authz.clone(),
+            }),
+        ),
     ];
     if let Some(name) = enable
         .iter()
@@ -98,6 +121,7 @@ pub fn chain(
         .filter(|(name, on, _)| !named(disable, name) && (*on || named(enable, name)))
         .map(|(_, _, rule)| rule)
         .collect();
+    rules.push(Box::new(Escalation { rbac, authz }));
     rules.push(Box::new(addresses));
     Ok(Chain { rules })
 }

@@ -4,7 +4,10 @@
 
 pub mod addresses;
 pub mod chain;
+mod escalation;
 mod namespace;
+mod node;
+mod owners;
 mod pods;
 mod priority;
 mod service_account;

@@ -9,6 +9,11 @@ use crate::object::Object;
 use crate::status::Status;
 
 const PREEMPT: &str = "PreemptLowerPriority";
+/// The classes that every cluster has: known before their objects are.
+const SYSTEM: [(&str, i64); 2] = [
+    ("system-cluster-critical", 2_000_000_000),
+    ("system-node-critical", 2_000_001_000),
+];
 
 #[derive(Debug)]
 pub(super) struct Priority {
@@ -54,6 +59,13 @@ impl Priority {
         let name = pod.str_at(&["spec", "priorityClassName"]);
         if name.is_empty() {
             return Ok(self.default_class());
+        }
+        if let Some((name, value)) = SYSTEM.iter().find(|(system, _)| *system == name) {
+            return Ok(Class {
+                name: (*name).to_owned(),
+                value: *value,
+                policy: PREEMPT.into(),
+            });
         }
         match self.classes.get("", name).await? {
             Some(class) => Ok(Class::read(&class)),

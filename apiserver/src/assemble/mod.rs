@@ -126,7 +126,7 @@ impl Server {
         let registry = Registry::new(rows::rows(), store.clone()).await?;
         let rbac = Rbac::default();
         let node = Node::new(bootstrap::rbac::rules_of("system:node"));
-        let authz = authz::Chain {
+        let authz = || authz::Chain {
             authorizers: vec![Box::new(node.clone()), Box::new(rbac.clone())],
         };
         let addresses = Arc::new(Addresses::new(
@@ -136,6 +136,8 @@ impl Server {
         ));
         let admission = admission::chain::chain(
             &registry,
+            rbac.clone(),
+            Arc::new(authz()),
             addresses.clone(),
             &config.admission.enable,
             &config.admission.disable,
@@ -156,7 +158,7 @@ impl Server {
             audiences: accounts.api_audiences().to_vec(),
             anonymous: config.authentication.anonymous,
         };
-        let mut parts = Parts::new(registry, authn, authz, admission);
+        let mut parts = Parts::new(registry, authn, authz(), admission);
         parts.issuer = Some(Issuer {
             audiences: accounts.api_audiences().to_vec(),
             longest: accounts

@@ -371,3 +371,232 @@ async fn access_reviews_tell_what_the_authorizers_would() {
         .await;
     assert_eq!(body["status"]["userInfo"]["username"], "bob", "{body}");
 }
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+fn service(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
+}
+
+async fn reserved(server: &Running, address: &str) -> bool {
+    let key = format!("/registry/ipaddresses/{address}");
+    server.store.get(&key).await.unwrap().is_some()
+}
+
+#[tokio::test]
+async fn a_service_has_its_address_alone_and_gives_it_back() {
+    let server = Running::start().await;
+    let ports = json!([{"port": 80}]);
+    let (code, a) = server
+        .create(&admin(), SERVICES, service("a", json!({"ports": ports})))
+        .await;
+    assert_eq!(code, 201, "{a}");
+    let address = a["spec"]["clusterIP"].as_str().unwrap();
+    assert!(address.starts_with("10.96."), "{address}");
+    assert_eq!(a["spec"]["clusterIPs"], json!([address]));
+    assert_eq!(a["spec"]["ipFamilies"], json!(["IPv4"]));
+    assert_eq!(a["spec"]["ipFamilyPolicy"], "SingleStack");
+    assert!(reserved(&server, address).await);
+
+    for (wanted, part) in [
+        (address, "failed to allocate IP"),
+        (
+            "10.97.0.1",
+            "is not in the valid range. The range of valid IPs is 10.96.0.0/16",
+        ),
+    ] {
+        let spec = json!({"ports": ports, "clusterIP": wanted});
+        let (code, body) = server.create(&admin(), SERVICES, service("b", spec)).await;
+        assert_eq!(code, 422, "{body}");
+        assert!(message(&body).contains(part), "{body}");
+        assert_eq!(body["details"]["causes"][0]["field"], "spec.clusterIPs[0]");
+    }
+    let (code, body) = server
+        .ask(&admin(), Method::DELETE, &format!("{SERVICES}/a"), Value::Null)
+        .await;
+    assert_eq!(code, 200, "{body}");
+    assert!(!reserved(&server, address).await);
+    let spec = json!({"ports": ports, "clusterIP": address});
+    assert_eq!(server.create(&admin(), SERVICES, service("b", spec)).await.0, 201);
+}
+
+#[tokio::test]
+async fn a_write_that_fails_or_is_dry_reserves_nothing() {
+    let server = Running::start().await;
+    let spec = json!({"type": "NodePort", "clusterIP": "10.96.0.77", "ports": [{"port": 80, "nodePort": 30080}]});
+    let before = server
+        .store
+        .list("/registry/ipaddresses/", Default::default())
+        .await
+        .unwrap();
+    let path = format!("{SERVICES}?dryRun=All");
+    let (code, body) = server.create(&admin(), &path, service("a", spec.clone())).await;
+    assert_eq!(
+        (code, &body["spec"]["clusterIP"]),
+        (201, &json!("10.96.0.77")),
+        "{body}"
+    );
+    assert!(!reserved(&server, "10.96.0.77").await);
+    let mut invalid = service("a", spec.clone());
+    invalid["spec"]["sessionAffinity"] = "Never".into();
+    assert_eq!(server.create(&admin(), SERVICES, invalid).await.0, 422);
+    assert!(!reserved(&server, "10.96.0.77").await);
+    assert_eq!(server.create(&admin(), SERVICES, service("a", spec)).await.0, 201);
+    // The second of one name: what it got beside is given back.
+    let again = service("a", json!({"ports": [{"port": 80}]}));
+    assert_eq!(server.create(&admin(), SERVICES, again).await.0, 409);
+    let after = server
+        .store
+        .list("/registry/ipaddresses/", Default::default())
+        .await
+        .unwrap();
+    assert_eq!(after.entries.len(), before.entries.len() + 1);
+}
+
+#[tokio::test]
+async fn node_ports_follow_the_services_type() {
+    let server = Running::start().await;
+    let spec = json!({"type": "NodePort", "ports": [
+        {"name": "t", "port": 53, "protocol": "TCP"}, {"name": "u", "port": 53, "protocol": "UDP"},
+        {"name": "w", "port": 80, "nodePort": 30080}]});
+    let (code, body) = server.create(&admin(), SERVICES, service("a", spec)).await;
+    assert_eq!(code, 201, "{body}");
+    let port = |body: &Value, at: usize| body["spec"]["ports"][at]["nodePort"].as_i64();
+    assert!((30086..=32767).contains(&port(&body, 0).unwrap()), "{body}");
+    assert_eq!(port(&body, 0), port(&body, 1), "one port in two protocols shares");
+    let other = |name: &str| {
+        service(
+            name,
+            json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]}),
+        )
+    };
+    let (code, refused) = server.create(&admin(), SERVICES, other("b")).await;
+    assert_eq!(code, 422);
+    assert!(
+        message(&refused).contains("provided port is already allocated"),
+        "{refused}"
+    );
+
+    let path = format!("{SERVICES}/a");
+    let (code, body) = server
+        .ask(&admin(), Method::PATCH, &path, json!({"spec": {"type": "ClusterIP"}}))
+        .await;
+    assert_eq!((code, port(&body, 2)), (200, None), "{body}");
+    let (code, body) = server.create(&admin(), SERVICES, other("b")).await;
+    assert_eq!(code, 201, "{body}");
+
+    let name = json!({"spec": {"type": "ExternalName", "externalName": "example.org"}});
+    let address = body["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    let (code, body) = server
+        .ask(&admin(), Method::PATCH, &format!("{SERVICES}/b"), name)
+        .await;
+    assert_eq!((code, &body["spec"]["clusterIP"]), (200, &Value::Null), "{body}");
+    assert!(!reserved(&server, &address).await);
+}
+
+#[tokio::test]
+async fn a_restart_gives_back_what_a_crash_left_and_takes_what_is_missing() {
+    let server = Running::start().await;
+    let spec = json!({"type": "NodePort", "clusterIP": "10.96.0.77", "ports": [{"port": 80, "nodePort": 30080}]});
+    assert_eq!(server.create(&admin(), SERVICES, service("a", spec)).await.0, 201);
+    let owner = ("default".to_owned(), "gone".to_owned());
+    let lost = crate::admission::addresses::ip_address("10.96.0.99".parse().unwrap(), &owner).to_stored();
+    let key: Arc<str> = "/registry/ipaddresses/10.96.0.99".into();
+    let (expect, durable) = (store::Expect::Absent, store::Options::DURABLE);
+    server.store.put(&key, lost, expect, durable).await.unwrap();
+    for key in ["/registry/ipaddresses/10.96.0.77", "/registry/ranges/servicenodeports"] {
+        let entry = server.store.get(key).await.unwrap().unwrap();
+        server.store.delete(&entry.key, entry.revision).await.unwrap();
+    }
+    let server = server.restart().await;
+    assert!(!reserved(&server, "10.96.0.99").await);
+    assert!(reserved(&server, "10.96.0.77").await);
+    let spec = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]});
+    assert_eq!(server.create(&admin(), SERVICES, service("b", spec)).await.0, 422);
+}
+
+#[tokio::test]
+async fn nobody_grants_more_than_he_holds() {
+    let server = Running::start().await;
+    let base = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    let reference = |name: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name});
+    let subject = |name: &str| json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name}]);
+    let binding = |name: &str, role: &str, user: &str| json!({"metadata": {"name": name}, "roleRef": reference(role), "subjects": subject(user)});
+    let bindings = format!("{base}/rolebindings");
+    let (code, body) = server
+        .create(&admin(), &bindings, binding("amy-is-admin", "admin", "amy"))
+        .await;
+    assert_eq!(code, 201, "{body}");
+    let amy = User::new("amy", &[]);
+    eventually(async || server.get(&amy, &bindings).await.0 == 200).await;
+    let (code, body) = server.create(&amy, &bindings, binding("view", "view", "bob")).await;
+    assert_eq!(code, 201, "{body}");
+    let (code, body) = server
+        .create(&amy, &bindings, binding("all", "cluster-admin", "amy"))
+        .await;
+    assert_eq!(code, 403, "{body}");
+    assert!(
+        message(&body).contains("is attempting to grant RBAC permissions not currently held:\n"),
+        "{body}"
+    );
+    let (code, body) = server.create(&amy, &bindings, binding("x", "nothing", "amy")).await;
+    assert_eq!(
+        (code, message(&body)),
+        (404, r#"clusterroles.rbac.authorization.k8s.io "nothing" not found"#)
+    );
+    let role = json!({"metadata": {"name": "r"}, "rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]});
+    assert_eq!(server.create(&amy, &format!("{base}/roles"), role).await.0, 403);
+    let role =
+        json!({"metadata": {"name": "r"}, "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]});
+    let (code, body) = server.create(&amy, &format!("{base}/roles"), role).await;
+    assert_eq!(code, 201, "{body}");
+}
+
+#[tokio::test]
+async fn a_kubelet_writes_its_own_and_nothing_else() {
+    let server = Running::start().await;
+    server.account("default").await;
+    let (n1, n2) = (User::node("n1"), User::node("n2"));
+    let node = |name: &str, labels: Value| json!({"metadata": {"name": name, "labels": labels}});
+    let nodes = "/api/v1/nodes";
+    let (code, body) = server
+        .create(&n1, nodes, node("n1", json!({"kubernetes.io/hostname": "n1"})))
+        .await;
+    assert_eq!(code, 201, "{body}");
+    assert_eq!(body["spec"]["taints"][0]["key"], "node.kubernetes.io/not-ready");
+    assert_eq!(server.create(&n1, nodes, node("n2", json!({}))).await.0, 403);
+    let role = json!({"node-role.kubernetes.io/control-plane": ""});
+    let (code, body) = server.create(&n2, nodes, node("n2", role)).await;
+    assert_eq!(code, 403);
+    assert!(
+        message(&body).contains("not allowed to set the following labels"),
+        "{body}"
+    );
+    let (code, body) = server
+        .ask(&n1, Method::PATCH, "/api/v1/nodes/n1", json!({"spec": {"taints": []}}))
+        .await;
+    assert_eq!(code, 403, "{body}");
+
+    let pods = "/api/v1/namespaces/default/pods";
+    let spec = json!({"nodeName": "n1", "containers": [{"name": "c", "image": "i"}],
+        "volumes": [{"name": "s", "secret": {"secretName": "s"}}]});
+    let (code, body) = server
+        .create(&admin(), pods, json!({"metadata": {"name": "p"}, "spec": spec}))
+        .await;
+    assert_eq!(code, 201, "{body}");
+    let secret = json!({"metadata": {"name": "s"}});
+    let secrets = "/api/v1/namespaces/default/secrets";
+    assert_eq!(server.create(&admin(), secrets, secret).await.0, 201);
+    eventually(async || server.get(&n1, &format!("{secrets}/s")).await.0 == 200).await;
+    assert_eq!(server.get(&n2, &format!("{secrets}/s")).await.0, 403);
+    let status = json!({"status": {"phase": "Running"}});
+    let path = format!("{pods}/p/status");
+    assert_eq!(server.ask(&n2, Method::PATCH, &path, status.clone()).await.0, 403);
+    let (code, body) = server.ask(&n1, Method::PATCH, &path, status).await;
+    assert_eq!(code, 200, "{body}");
+    let free =
+        json!({"metadata": {"name": "q"}, "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}});
+    let (code, body) = server.create(&n1, pods, free).await;
+    assert_eq!(code, 403);
+    assert!(message(&body).contains("can only create mirror pods"), "{body}");
+}

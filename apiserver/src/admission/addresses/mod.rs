@@ -7,8 +7,6 @@
 pub mod cidr;
 mod ports;
 mod service;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
