@@ -265,7 +265,7 @@ pub fn foundation(surroundings: &Network) -> Vec<Op> {
             dynamic: None,
         }),
     ];
-    refuse(&mut ops);
+    refuse(&mut ops, surroundings);
     for origin in [Origin::Address, Origin::Node] {
         split(&mut ops, origin, surroundings);
     }
@@ -283,8 +283,15 @@ pub fn foundation(surroundings: &Network) -> Vec<Op> {
     ops
 }
 
-fn refuse(ops: &mut Vec<Op>) {
+fn refuse(ops: &mut Vec<Op>, surroundings: &Network) {
     ops.push(plain_chain(REFUSE));
+    if let Some(services) = &surroundings.services {
+        // A Service's address that the node has itself is served here without endpoints: that of the cluster's DNS is.
+        let own = std::iter::once(destination(KEY))
+            .chain(within(KEY, services, true))
+            .chain(local(Side::Destination, true));
+        ops.push(rule(REFUSE, own.chain([Expr::Verdict(Verdict::Accept)])));
+    }
     let tcp = [
         Expr::Meta {
             key: Meta::L4Proto,
@@ -371,10 +378,7 @@ fn entry(ops: &mut Vec<Op>, name: &str, hook: Hook, surroundings: &Network) {
         .chain(dispatch(Origin::Node, Stage::First));
     ops.push(rule(name, node));
     if let Some(services) = &surroundings.services {
-        // The address of the cluster's DNS is one of the node's own: what goes there has arrived.
-        let steps = std::iter::once(destination(KEY))
-            .chain(within(KEY, services, true))
-            .chain(local(Side::Destination, false));
+        let steps = std::iter::once(destination(KEY)).chain(within(KEY, services, true));
         ops.push(rule(name, steps.chain([goto(REFUSE)])));
     }
 }

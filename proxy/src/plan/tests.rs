@@ -135,7 +135,15 @@ fn what_leads_nowhere_is_refused_at_once() {
     assert_eq!(node.tcp(POD, "10.96.0.7:81"), "reset");
     assert_eq!(node.ends(Hook::Prerouting, UDP, POD, "10.96.0.7:81"), "unreachable");
     assert_eq!(node.ends(Hook::Output, TCP, "10.244.0.1", "10.96.9.9:1"), "reset");
-    // The DNS address is the node's own.
+    // The DNS address is the node's own, with a Service that has no endpoints and without one.
+    node.change(
+        "dns",
+        &[ServicePort {
+            protocol: UDP,
+            ..service("10.96.0.10:53", "")
+        }],
+    );
+    assert_eq!(node.tcp(POD, "10.96.0.10:53"), "10.96.0.10:53");
     assert_eq!(node.ends(Hook::Prerouting, UDP, POD, "10.96.0.10:53"), "10.96.0.10:53");
 }
 
