@@ -2,17 +2,22 @@
 //! Comes in: an object, the old object and the [`Context`]. Goes out: the object changed, or [`Errors`]; no I/O, no HTTP, no store.
 //! A kind with nothing of its own takes every default of [`Strategy`]; rules read values only through [`field::Field`].
 
+pub mod autoscaling;
+pub mod certificates;
 pub mod config;
 pub mod cron;
 pub mod event;
 pub mod field;
+pub mod flowcontrol;
 pub mod format;
 pub mod int_or_percent;
 pub mod job;
 pub mod meta;
 pub mod namespace;
+pub mod networking;
 pub mod node;
 pub mod pod;
+pub mod policy;
 pub mod quota;
 pub mod rbac;
 pub mod resources;

@@ -363,10 +363,10 @@ impl Strategy for StorageClasses {
         parameters(&Field::root(new, "parameters"), false, errors);
         let choice = |name: &str, of: &[&str], errors: &mut Errors| {
             let field = Field::root(new, name);
-            if field.present() {
-                field.one_of(errors, of);
-            } else {
+            if !field.present() {
                 field.required(errors, "");
+            } else if !field.str().is_empty() {
+                field.one_of(errors, of);
             }
         };
         choice("reclaimPolicy", &["Delete", "Retain"], errors);
@@ -433,10 +433,6 @@ pub struct Drivers;
 
 impl Strategy for Drivers {
     fn validate(&self, _context: &Context<'_>, new: &Object, errors: &mut Errors) {
-        let name = Field::root(new, "metadata.name");
-        if name.str().len() > 63 {
-            errors.too_long(&name, 63);
-        }
         let spec = Field::root(new, "spec");
         for flag in ["attachRequired", "podInfoOnMount", "storageCapacity"] {
             if !spec.get(flag).present() {

@@ -5,15 +5,20 @@
 
 mod apps;
 mod authorization;
+mod autoscaling;
 mod batch;
 pub mod cells;
+mod cluster;
 mod coordination;
 mod core;
 mod discovery;
 mod events;
+mod networking;
 #[cfg(test)]
 mod parity;
+mod policy;
 mod rbac;
+mod storage;
 
 use std::sync::Arc;
 
@@ -29,76 +34,58 @@ pub fn rows() -> Vec<Resource> {
         apps::rows(),
         events::rows(),
         authorization::rows(),
+        autoscaling::rows(),
         batch::rows(),
+        cluster::certificates(),
+        networking::rows(),
+        policy::rows(),
         rbac::rows(),
+        storage::rows(),
+        policy::scheduling(),
         coordination::rows(),
+        cluster::node(),
         discovery::rows(),
+        cluster::flow_control(),
     ]
     .into_iter()
     .flatten()
     .collect()
 }
 
+/// A rule that is accepted and then enforced by nobody would be worse than one that is refused.
+const UNENFORCED: &str = "admission calls no webhooks and evaluates no policies yet";
+const NO_DEVICES: &str = "dynamic resource allocation is not built";
+
 /// What a 1.36 server serves by default and this one does not yet, with the reason.
 pub const NOT_YET_SERVED: &[(&str, &str)] = &[
     (
         "componentstatuses",
-        "deprecated since 1.19; needs health checks of parts that run elsewhere",
+        "deprecated since 1.19; asks parts that may run elsewhere for their health",
     ),
     ("apiservices.apiregistration.k8s.io", "aggregation is not built"),
     (
         "customresourcedefinitions.apiextensions.k8s.io",
         "custom resources are not built",
     ),
-    ("certificatesigningrequests.certificates.k8s.io", "no validation yet"),
-    ("csidrivers.storage.k8s.io", "no validation yet"),
-    ("csinodes.storage.k8s.io", "no validation yet"),
-    ("csistoragecapacities.storage.k8s.io", "no validation yet"),
-    ("deviceclasses.resource.k8s.io", "no validation yet"),
-    ("flowschemas.flowcontrol.apiserver.k8s.io", "no validation yet"),
-    ("horizontalpodautoscalers.autoscaling", "no validation yet"),
-    ("ingressclasses.networking.k8s.io", "no validation yet"),
-    ("ingresses.networking.k8s.io", "no validation yet"),
-    ("ipaddresses.networking.k8s.io", "no validation yet"),
-    (
-        "mutatingadmissionpolicies.admissionregistration.k8s.io",
-        "no validation yet",
-    ),
+    ("mutatingadmissionpolicies.admissionregistration.k8s.io", UNENFORCED),
     (
         "mutatingadmissionpolicybindings.admissionregistration.k8s.io",
-        "no validation yet",
+        UNENFORCED,
     ),
-    (
-        "mutatingwebhookconfigurations.admissionregistration.k8s.io",
-        "no validation yet",
-    ),
-    ("networkpolicies.networking.k8s.io", "no validation yet"),
-    ("poddisruptionbudgets.policy", "no validation yet"),
-    ("priorityclasses.scheduling.k8s.io", "no validation yet"),
-    (
-        "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io",
-        "no validation yet",
-    ),
-    ("resourceclaims.resource.k8s.io", "no validation yet"),
-    ("resourceclaimtemplates.resource.k8s.io", "no validation yet"),
-    ("resourceslices.resource.k8s.io", "no validation yet"),
-    ("runtimeclasses.node.k8s.io", "no validation yet"),
-    ("servicecidrs.networking.k8s.io", "no validation yet"),
-    ("storageclasses.storage.k8s.io", "no validation yet"),
-    (
-        "validatingadmissionpolicies.admissionregistration.k8s.io",
-        "no validation yet",
-    ),
+    ("mutatingwebhookconfigurations.admissionregistration.k8s.io", UNENFORCED),
+    ("validatingadmissionpolicies.admissionregistration.k8s.io", UNENFORCED),
     (
         "validatingadmissionpolicybindings.admissionregistration.k8s.io",
-        "no validation yet",
+        UNENFORCED,
     ),
     (
         "validatingwebhookconfigurations.admissionregistration.k8s.io",
-        "no validation yet",
+        UNENFORCED,
     ),
-    ("volumeattachments.storage.k8s.io", "no validation yet"),
-    ("volumeattributesclasses.storage.k8s.io", "no validation yet"),
+    ("deviceclasses.resource.k8s.io", NO_DEVICES),
+    ("resourceclaims.resource.k8s.io", NO_DEVICES),
+    ("resourceclaimtemplates.resource.k8s.io", NO_DEVICES),
+    ("resourceslices.resource.k8s.io", NO_DEVICES),
 ];
 
 const VERBS: &[&str] = &[
@@ -277,8 +264,5 @@ impl Resource {
     fn strategy(mut self, strategy: impl Strategy + 'static) -> Self {
         self.strategy = Arc::new(strategy);
         self
-    }
-    fn shape(self, shape: Shape) -> Self {
-        self.strategy(Plain(shape))
     }
 }

@@ -35,7 +35,7 @@ fn weight(field: &Field, errors: &mut Errors) {
 }
 
 /// `nodeSelectorTerms` of an affinity or a volume.
-pub fn node_selector(field: &Field, errors: &mut Errors) {
+pub(in super::super) fn node_selector(field: &Field, errors: &mut Errors) {
     let terms = field.get("nodeSelectorTerms");
     if terms.is_empty() {
         terms.required(errors, "must have at least one node selector term");
@@ -45,7 +45,7 @@ pub fn node_selector(field: &Field, errors: &mut Errors) {
     }
 }
 
-pub fn node_term(term: &Field, errors: &mut Errors) {
+pub(in super::super) fn node_term(term: &Field, errors: &mut Errors) {
     for requirement in term.get("matchExpressions").items() {
         let (key, operator, values) = (
             requirement.get("key"),
@@ -136,7 +136,7 @@ fn label_keys(keys: &Field, selector: &Field, errors: &mut Errors) {
 const EFFECTS: &[&str] = &["NoExecute", "NoSchedule", "PreferNoSchedule"];
 
 /// `effect` of a taint, which must have one.
-pub fn taint_effect(field: &Field, errors: &mut Errors) {
+pub(in super::super) fn taint_effect(field: &Field, errors: &mut Errors) {
     if field.str().is_empty() {
         field.required(errors, "");
     } else {
@@ -145,7 +145,7 @@ pub fn taint_effect(field: &Field, errors: &mut Errors) {
 }
 
 /// `tolerations` of a pod or a runtime class.
-pub fn tolerations(field: &Field, errors: &mut Errors) {
+pub(in super::super) fn tolerations(field: &Field, errors: &mut Errors) {
     for toleration in field.items() {
         let (key, operator, value, effect) = (
             toleration.get("key"),

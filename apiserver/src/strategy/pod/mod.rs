@@ -20,7 +20,7 @@ use super::{Context, Shape, Strategy, bump_generation, differs, format, template
 use crate::object::Object;
 use crate::status::Errors;
 
-pub(super) use affinity::{node_selector, node_term, taint_effect, tolerations};
+pub(super) use affinity::{node_selector, taint_effect, tolerations};
 pub(super) use probe::port_or_name;
 pub(super) use spec::validate as validate_spec;
 pub(super) use volume::{csi_driver, host_path, legacy_source, no_backsteps};

@@ -5,7 +5,7 @@ use super::super::format;
 use crate::status::Errors;
 
 /// Ports by number or name.
-pub fn port_or_name(port: &Field, errors: &mut Errors) {
+pub(in super::super) fn port_or_name(port: &Field, errors: &mut Errors) {
     match port.value() {
         Some(serde_json::Value::String(name)) => port.each_invalid(errors, format::port_name(name)),
         _ => {

@@ -141,7 +141,7 @@ fn source(volume: &Field, in_template: bool, errors: &mut Errors) {
 }
 
 /// Sources that a pod and a PersistentVolume share.
-pub fn legacy_source(kind: &str, field: &Field, errors: &mut Errors) {
+pub(in super::super) fn legacy_source(kind: &str, field: &Field, errors: &mut Errors) {
     match kind {
         "nfs" => {
             required(field, &["server", "path"], errors);
@@ -206,7 +206,7 @@ fn partition(field: &Field, errors: &mut Errors) {
     }
 }
 
-pub fn host_path(field: &Field, errors: &mut Errors) {
+pub(in super::super) fn host_path(field: &Field, errors: &mut Errors) {
     let path = field.get("path");
     if path.str().is_empty() {
         path.required(errors, "");
@@ -232,7 +232,7 @@ pub fn host_path(field: &Field, errors: &mut Errors) {
 }
 
 /// The name of a CSI driver.
-pub fn csi_driver(field: &Field, errors: &mut Errors) {
+pub(in super::super) fn csi_driver(field: &Field, errors: &mut Errors) {
     let name = field.str();
     if name.is_empty() {
         return field.required(errors, "");
@@ -285,7 +285,7 @@ pub(super) fn descending_path(path: &Field, errors: &mut Errors) {
     no_backsteps(path, errors);
 }
 
-pub fn no_backsteps(path: &Field, errors: &mut Errors) {
+pub(in super::super) fn no_backsteps(path: &Field, errors: &mut Errors) {
     if path.str().split('/').any(|step| step == "..") {
         path.invalid(errors, "must not contain '..'");
     }

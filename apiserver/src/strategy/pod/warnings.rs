@@ -35,7 +35,7 @@ pub(super) fn of_pod(pod: &Object) -> Vec<String> {
 }
 
 /// Warnings of a PodSpec, with the path at which it stands.
-pub fn of_spec(spec: &Field) -> Vec<String> {
+pub(in super::super) fn of_spec(spec: &Field) -> Vec<String> {
     let mut out = Vec::new();
     for (label, _) in spec.get("nodeSelector").entries() {
         if let Some((_, why)) = OLD_NODE_LABELS.iter().find(|(old, _)| *old == label) {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{NONE, UNSET, age, count, get, human_duration, name, or, since};
+use super::{NONE, age, count, get, human_duration, name, or, since};
 use crate::object::Object;
 
 pub(in super::super) fn namespace(object: &Object, now: Timestamp) -> Vec<Value> {
@@ -193,48 +193,6 @@ pub(in super::super) fn priority_level(object: &Object, now: Timestamp) -> Vec<V
         of("queues"),
         of("handSize"),
         of("queueLengthLimit"),
-        age(object, now),
-    ]
-}
-
-pub(in super::super) fn webhooks(object: &Object, now: Timestamp) -> Vec<Value> {
-    vec![name(object), json!(get(object, "webhooks").len()), age(object, now)]
-}
-
-fn policy(object: &Object, now: Timestamp, list: &str) -> Vec<Value> {
-    let kind = get(object, "spec.paramKind");
-    let kind = if kind.present() {
-        format!("{}/{}", kind.get("apiVersion").str(), kind.get("kind").str())
-    } else {
-        UNSET.into()
-    };
-    vec![
-        name(object),
-        json!(get(object, list).len()),
-        kind.into(),
-        age(object, now),
-    ]
-}
-
-pub(in super::super) fn validating_policy(object: &Object, now: Timestamp) -> Vec<Value> {
-    policy(object, now, "spec.validations")
-}
-
-pub(in super::super) fn mutating_policy(object: &Object, now: Timestamp) -> Vec<Value> {
-    policy(object, now, "spec.mutations")
-}
-
-pub(in super::super) fn policy_binding(object: &Object, now: Timestamp) -> Vec<Value> {
-    let param = get(object, "spec.paramRef");
-    let text = match (param.present(), param.get("namespace").str(), param.get("name").str()) {
-        (false, ..) => UNSET.to_owned(),
-        (true, "", name) => or(name, "*").to_owned(),
-        (true, namespace, name) => format!("{namespace}/{}", or(name, "*")),
-    };
-    vec![
-        name(object),
-        get(object, "spec.policyName").str().into(),
-        text.into(),
         age(object, now),
     ]
 }
