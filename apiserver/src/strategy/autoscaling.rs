@@ -146,12 +146,12 @@ fn metric_spec(metric: &Field, errors: &mut Errors) {
             }
         }
     }
-    if let Some(place) = place {
-        if !metric.get(place).present() {
-            metric
-                .get(place)
-                .required(errors, "must populate information for the given metric source");
-        }
+    if let Some(place) = place
+        && !metric.get(place).present()
+    {
+        metric
+            .get(place)
+            .required(errors, "must populate information for the given metric source");
     }
 }
 

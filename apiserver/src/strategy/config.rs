@@ -86,7 +86,7 @@ impl Strategy for Secrets {
         let data = Field::root(new, "data");
         keys(&data, errors);
         if data.entries().map(|(_, v)| decoded(v.str())).sum::<usize>() > MAX_BYTES {
-            errors.too_long(&data, MAX_BYTES);
+            errors.too_long(data, MAX_BYTES);
         }
         let need = |key: &str, errors: &mut Errors| {
             let value = data.key(key);
@@ -111,16 +111,12 @@ impl Strategy for Secrets {
                     errors,
                 );
             }
-            "kubernetes.io/basic-auth" => {
-                if !data.key("username").present() && !data.key("password").present() {
-                    data.key("username").required(errors, "");
-                    data.key("password").required(errors, "");
-                }
+            "kubernetes.io/basic-auth" if !data.key("username").present() && !data.key("password").present() => {
+                data.key("username").required(errors, "");
+                data.key("password").required(errors, "");
             }
-            "kubernetes.io/ssh-auth" => {
-                if data.key("ssh-privatekey").str().is_empty() {
-                    data.key("ssh-privatekey").required(errors, "");
-                }
+            "kubernetes.io/ssh-auth" if data.key("ssh-privatekey").str().is_empty() => {
+                data.key("ssh-privatekey").required(errors, "");
             }
             "kubernetes.io/tls" => {
                 need("tls.crt", errors);

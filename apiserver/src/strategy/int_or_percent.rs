@@ -14,13 +14,11 @@ fn percent(text: &str) -> Option<i64> {
 /// A number that is not negative, or a percentage.
 pub fn validate(field: &Field, errors: &mut Errors) {
     match field.value() {
-        Some(Value::String(text)) => {
-            if percent(text).is_none() {
-                field.invalid(
+        Some(Value::String(text)) if percent(text).is_none() => {
+            field.invalid(
                     errors,
                     "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
                 );
-            }
         }
         Some(_) if field.number() < 0 => field.invalid(errors, NEGATIVE),
         _ => {}

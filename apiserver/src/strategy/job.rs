@@ -75,16 +75,16 @@ impl Strategy for Jobs {
         }
         errors.extend(own);
         job_spec(&spec, errors);
-        if spec.get("completionMode").str() == "Indexed" {
-            if let Some(completions @ 1..) = spec.get("completions").int() {
-                // The last pod's host name is the longest.
-                let host = format!("{}-{}", new.name(), completions - 1);
-                if !format::dns_label(&host).is_empty() {
-                    Field::root(new, "metadata.name").invalid(
-                        errors,
-                        &format!("will not able to create pod with invalid DNS label: {host}"),
-                    );
-                }
+        if spec.get("completionMode").str() == "Indexed"
+            && let Some(completions @ 1..) = spec.get("completions").int()
+        {
+            // The last pod's host name is the longest.
+            let host = format!("{}-{}", new.name(), completions - 1);
+            if !format::dns_label(&host).is_empty() {
+                Field::root(new, "metadata.name").invalid(
+                    errors,
+                    &format!("will not able to create pod with invalid DNS label: {host}"),
+                );
             }
         }
     }
@@ -104,7 +104,7 @@ impl Strategy for Jobs {
         ] {
             let field = spec.get(name);
             if !same(field.value(), was.get(name).value()) {
-                errors.invalid(&field, field.shown(), IMMUTABLE);
+                errors.invalid(field, field.shown(), IMMUTABLE);
             }
         }
         // An indexed job grows and shrinks when both numbers do.
@@ -114,7 +114,7 @@ impl Strategy for Jobs {
                 && completions.int().is_some()
                 && completions.int() == parallelism.int();
             if !elastic {
-                errors.invalid(&completions, completions.shown(), IMMUTABLE);
+                errors.invalid(completions, completions.shown(), IMMUTABLE);
             }
         }
         let suspended = was.get("suspend").is_true() && !Field::root(old, "status.startTime").present();
@@ -125,7 +125,7 @@ impl Strategy for Jobs {
             put_back_directives(&mut now, &before);
         }
         if !same(Some(&now), Some(&before)) {
-            errors.invalid(&field, field.shown(), IMMUTABLE);
+            errors.invalid(field, field.shown(), IMMUTABLE);
         }
     }
     fn warnings(&self, _context: &Context<'_>, new: &Object, old: Option<&Object>) -> Vec<String> {
@@ -250,7 +250,7 @@ fn job_spec(spec: &Field, errors: &mut Errors) {
             manager.invalid(errors, "must be a domain-prefixed path (such as \"acme.io/foo\")");
         }
         if manager.str().len() > 63 {
-            errors.too_long(&manager, 63);
+            errors.too_long(manager, 63);
         }
     }
     let policy = spec.get("podFailurePolicy");
@@ -284,7 +284,7 @@ fn job_spec(spec: &Field, errors: &mut Errors) {
 fn failure_policy(policy: &Field, per_index: bool, pods: &Field, errors: &mut Errors) {
     let rules = policy.get("rules");
     if rules.len() > 20 {
-        errors.too_many(&rules, rules.len(), 20);
+        errors.too_many(rules, rules.len(), 20);
     }
     for rule in rules.items() {
         let (action, codes, conditions) = (rule.get("action"), rule.get("onExitCodes"), rule.get("onPodConditions"));
@@ -298,7 +298,7 @@ fn failure_policy(policy: &Field, per_index: bool, pods: &Field, errors: &mut Er
             exit_codes(&codes, pods, errors);
         }
         if conditions.len() > 20 {
-            errors.too_many(&conditions, conditions.len(), 20);
+            errors.too_many(conditions, conditions.len(), 20);
         }
         for condition in conditions.items() {
             let (kind, value) = (condition.get("type"), condition.get("status"));
@@ -343,7 +343,7 @@ fn exit_codes(field: &Field, pods: &Field, errors: &mut Errors) {
     if values.is_empty() {
         values.invalid(errors, "at least one value is required");
     } else if values.len() > 255 {
-        errors.too_many(&values, values.len(), 255);
+        errors.too_many(values, values.len(), 255);
     }
     let mut seen = BTreeSet::new();
     let mut last = i64::MIN;
@@ -380,7 +380,7 @@ fn success_policy(spec: &Field, errors: &mut Errors) {
         );
     }
     if rules.len() > 20 {
-        errors.too_many(&rules, rules.len(), 20);
+        errors.too_many(rules, rules.len(), 20);
     }
     for rule in rules.items() {
         let (count, indexes) = (rule.get("succeededCount"), rule.get("succeededIndexes"));
@@ -513,10 +513,8 @@ impl CronJobs {
                 errors,
                 "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
             );
-        } else if !zoned {
-            if let Err(why) = cron::check(schedule.str()) {
-                schedule.invalid(errors, &why);
-            }
+        } else if !zoned && let Err(why) = cron::check(schedule.str()) {
+            schedule.invalid(errors, &why);
         }
         if zone.present() {
             time_zone(&zone, errors);

@@ -121,7 +121,7 @@ pub fn validate_update(new: &Object, old: &Object, errors: &mut Errors) {
     ] {
         let field = meta.get(name);
         if !same(field.value(), was.get(name).value()) {
-            errors.invalid(&field, field.shown(), IMMUTABLE);
+            errors.invalid(field, field.shown(), IMMUTABLE);
         }
     }
     common(&meta, errors);

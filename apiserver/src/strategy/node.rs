@@ -26,11 +26,9 @@ impl Strategy for Nodes {
             .unwrap_or("")
             .to_owned();
         match spec.get("podCIDR").and_then(Value::as_str) {
-            Some(one) if !one.is_empty() => {
-                if one != first {
-                    let list = json!([one]);
-                    spec.insert("podCIDRs".into(), list);
-                }
+            Some(one) if !one.is_empty() && one != first => {
+                let list = json!([one]);
+                spec.insert("podCIDRs".into(), list);
             }
             _ if !first.is_empty() => {
                 spec.insert("podCIDR".into(), first.into());

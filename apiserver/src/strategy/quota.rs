@@ -234,15 +234,15 @@ fn limits(limit: &Field, kind: &str, errors: &mut Errors) {
         });
         let mut order =
             |small: &(Option<Quantity>, String), big: &(Option<Quantity>, String), at: &str, what: [&str; 2]| {
-                if let (Some(a), Some(b)) = (small.0, big.0) {
-                    if a > b {
-                        let field = limit.get(at);
-                        let why = format!(
-                            "{} value {} is greater than {} value {}",
-                            what[0], small.1, what[1], big.1
-                        );
-                        field.key(name).invalid(errors, &why);
-                    }
+                if let (Some(a), Some(b)) = (small.0, big.0)
+                    && a > b
+                {
+                    let field = limit.get(at);
+                    let why = format!(
+                        "{} value {} is greater than {} value {}",
+                        what[0], small.1, what[1], big.1
+                    );
+                    field.key(name).invalid(errors, &why);
                 }
             };
         order(&min, &max, "min", ["min", "max"]);
@@ -265,17 +265,18 @@ fn limits(limit: &Field, kind: &str, errors: &mut Errors) {
                 .key(name)
                 .invalid(errors, &format!("ratio {} is less than 1", ratio.1));
         }
-        if let (Some(r), Some(low), Some(high)) = (ratio.0, min.0, max.0) {
-            if low > Quantity::ZERO && r.as_f64() > high.as_f64() / low.as_f64() {
-                field.key(name).invalid(
-                    errors,
-                    &format!(
-                        "ratio {} is greater than max/min = {:.6}",
-                        ratio.1,
-                        high.as_f64() / low.as_f64()
-                    ),
-                );
-            }
+        if let (Some(r), Some(low), Some(high)) = (ratio.0, min.0, max.0)
+            && low > Quantity::ZERO
+            && r.as_f64() > high.as_f64() / low.as_f64()
+        {
+            field.key(name).invalid(
+                errors,
+                &format!(
+                    "ratio {} is greater than max/min = {:.6}",
+                    ratio.1,
+                    high.as_f64() / low.as_f64()
+                ),
+            );
         }
         // What cannot be overcommitted is asked for as it is limited.
         let whole = !resources::is_native(name) || resources::is_huge_page(name);

@@ -44,10 +44,10 @@ impl Strategy for Services {
                 }
             }
             let (families, before) = (spec.get("ipFamilies"), was.get("ipFamilies"));
-            if let (Some(now), Some(then)) = (families.items().next(), before.items().next()) {
-                if now.str() != then.str() {
-                    now.invalid_as(errors, families.shown().clone(), "may not change once set");
-                }
+            if let (Some(now), Some(then)) = (families.items().next(), before.items().next())
+                && now.str() != then.str()
+            {
+                now.invalid_as(errors, families.shown().clone(), "may not change once set");
             }
         }
         let balancer = |spec: &Field| spec.get("type").str() == "LoadBalancer";
@@ -164,10 +164,8 @@ fn service(new: &Object, errors: &mut Errors) {
                     );
                 }
             }
-            if headless {
-                if let Some(first) = ips.items().next() {
-                    first.invalid(errors, "may not be set to 'None' for LoadBalancer services");
-                }
+            if headless && let Some(first) = ips.items().next() {
+                first.invalid(errors, "may not be set to 'None' for LoadBalancer services");
             }
         }
         "NodePort" if headless => {
@@ -537,14 +535,14 @@ impl Strategy for Slices {
         }
         let (endpoints, ports) = (Field::root(new, "endpoints"), Field::root(new, "ports"));
         if endpoints.len() > MOST {
-            errors.too_many(&endpoints, endpoints.len(), MOST);
+            errors.too_many(endpoints, endpoints.len(), MOST);
         }
         for endpoint in endpoints.items() {
             let addresses = endpoint.get("addresses");
             if addresses.is_empty() {
                 addresses.required(errors, "must contain at least 1 address");
             } else if addresses.len() > MOST_ADDRESSES {
-                errors.too_many(&addresses, addresses.len(), MOST_ADDRESSES);
+                errors.too_many(addresses, addresses.len(), MOST_ADDRESSES);
             }
             for address in addresses.items() {
                 slice_address(&address, kind.str(), errors);
@@ -559,7 +557,7 @@ impl Strategy for Slices {
             for (hint, most) in [("hints.forZones", 8), ("hints.forNodes", 8)] {
                 let list = endpoint.get(hint);
                 if list.len() > most {
-                    errors.too_many(&list, list.len(), most);
+                    errors.too_many(list, list.len(), most);
                 }
                 let mut seen = BTreeSet::new();
                 for item in list.items() {
@@ -574,7 +572,7 @@ impl Strategy for Slices {
             }
         }
         if ports.len() > MOST_PORTS {
-            errors.too_many(&ports, ports.len(), MOST_PORTS);
+            errors.too_many(ports, ports.len(), MOST_PORTS);
         }
         let mut names = BTreeSet::new();
         for port in ports.items() {

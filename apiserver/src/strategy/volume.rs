@@ -135,10 +135,10 @@ impl Strategy for Claims {
         {
             set(&mut now, "storageClassName", None);
         }
-        if old.str_at(&["status", "phase"]) == "Bound" {
-            if let (Some(target), Some(value)) = (now.get_mut("resources"), before.get("resources")) {
-                set(target, "requests", value.get("requests"));
-            }
+        if old.str_at(&["status", "phase"]) == "Bound"
+            && let (Some(target), Some(value)) = (now.get_mut("resources"), before.get("resources"))
+        {
+            set(target, "requests", value.get("requests"));
         }
         set(
             &mut now,
@@ -237,7 +237,7 @@ impl Strategy for Volumes {
             capacity.required(errors, "");
         }
         if !capacity.key("storage").present() || capacity.len() > 1 {
-            errors.unsupported(&capacity, capacity.shown(), &["storage"]);
+            errors.unsupported(capacity, capacity.shown(), &["storage"]);
         }
         for (_, amount) in capacity.entries() {
             if quantity(&amount).is_some_and(|q| q <= Quantity::ZERO) {
@@ -448,7 +448,7 @@ impl Strategy for Drivers {
             .strings()
             .filter(|mode| !matches!(*mode, "Ephemeral" | "Persistent"))
         {
-            errors.unsupported(&modes, &mode.into(), &["Ephemeral", "Persistent"]);
+            errors.unsupported(modes, &mode.into(), &["Ephemeral", "Persistent"]);
         }
         let mut audiences = BTreeSet::new();
         for request in spec.get("tokenRequests").items() {

@@ -47,7 +47,7 @@ fn non_negative(spec: &Field, names: &[&str], errors: &mut Errors) {
 fn immutable(new: &Object, old: &Object, path: &str, errors: &mut Errors) {
     let field = Field::root(new, path);
     if !same(field.value(), Field::root(old, path).value()) {
-        errors.invalid(&field, field.shown(), IMMUTABLE);
+        errors.invalid(field, field.shown(), IMMUTABLE);
     }
 }
 
@@ -158,10 +158,10 @@ fn status_counts(new: &Object, old: &Object, names: &[&str], errors: &mut Errors
         available.invalid(errors, "cannot be greater than readyReplicas");
     }
     let collisions = status.get("collisionCount");
-    if let (Some(now), Some(then)) = (collisions.int(), Field::root(old, "status.collisionCount").int()) {
-        if now < then {
-            collisions.invalid(errors, "cannot be decremented");
-        }
+    if let (Some(now), Some(then)) = (collisions.int(), Field::root(old, "status.collisionCount").int())
+        && now < then
+    {
+        collisions.invalid(errors, "cannot be decremented");
     }
     collisions.non_negative(errors);
 }

@@ -184,17 +184,13 @@ pub(in super::super) fn legacy_source(kind: &str, field: &Field, errors: &mut Er
         "photonPersistentDisk" => required(field, &["pdID"], errors),
         "quobyte" => required(field, &["registry", "volume"], errors),
         "scaleIO" => required(field, &["gateway", "system", "volumeName"], errors),
-        "flocker" => {
-            if field.get("datasetName").is_zero() && field.get("datasetUUID").is_zero() {
-                field.required(errors, "one of datasetName and datasetUUID is required");
-            }
+        "flocker" if field.get("datasetName").is_zero() && field.get("datasetUUID").is_zero() => {
+            field.required(errors, "one of datasetName and datasetUUID is required");
         }
-        "fc" => {
-            if field.get("targetWWNs").is_empty() && field.get("wwids").is_empty() {
-                field
-                    .get("targetWWNs")
-                    .required(errors, "must specify either targetWWNs or wwids, but not both");
-            }
+        "fc" if field.get("targetWWNs").is_empty() && field.get("wwids").is_empty() => {
+            field
+                .get("targetWWNs")
+                .required(errors, "must specify either targetWWNs or wwids, but not both");
         }
         _ => {}
     }
