@@ -282,15 +282,19 @@ impl Cache {
     /// The current snapshot; with the secondary index that `filter` would profit from, made now if it is missing.
     pub fn indexed(&self, filter: &Filter) -> Snapshot {
         let matcher = Matcher::new(filter, &self.spec);
+        self.with_index(&matcher, |state| self.snapshot_of(state, self.revision_of(state)))
+    }
+
+    fn with_index<T>(&self, matcher: &Matcher, read: impl Fn(&State) -> T) -> T {
         {
             let state = self.read();
-            if !state.index.lacks(&matcher) {
-                return self.snapshot_of(&state, self.revision_of(&state));
+            if !state.index.lacks(matcher) {
+                return read(&state);
             }
         }
         let mut state = self.write();
-        state.index.add_for(&matcher);
-        self.snapshot_of(&state, self.revision_of(&state))
+        state.index.add_for(matcher);
+        read(&state)
     }
 
     /// Changes after `after`.
@@ -313,12 +317,11 @@ impl Cache {
     /// What there is (at the returned revision, in key order), and what comes after it.
     pub fn list_and_watch(self: &Arc<Self>, filter: Filter) -> (Vec<Arc<Item>>, Revision, Watcher) {
         let matcher = Matcher::new(&filter, &self.spec);
-        let (snapshot, cursor) = {
-            // Both from under one lock: there is no hole between the list and the watch.
-            let state = self.read();
-            let snapshot = self.snapshot_of(&state, self.revision_of(&state));
+        // Both from under one lock: there is no hole between the list and the watch.
+        let (snapshot, cursor) = self.with_index(&matcher, |state| {
+            let snapshot = self.snapshot_of(state, self.revision_of(state));
             (snapshot, state.window.end())
-        };
+        });
         let revision = snapshot.revision;
         let watcher = Watcher::new(self.clone(), matcher, revision, cursor, revision);
         (snapshot.list(&filter), revision, watcher)

@@ -146,7 +146,7 @@ impl Row {
         self.wait(at).await?;
         let snapshot = match at {
             At::Exact(revision) => cache.at(revision).map_err(from_cache)?,
-            _ => cache.snapshot(),
+            _ => cache.indexed(&query.filter),
         };
         // Who takes any state gets all of it at once, as from upstream's watch cache.
         let limit = if at == At::Any { 0 } else { query.limit };
