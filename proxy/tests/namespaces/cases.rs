@@ -63,14 +63,14 @@ fn owner(name: &str) -> Owner {
 }
 
 /// A node with a bridge, two pods on it, and a machine outside that knows the node.
-struct Lab {
-    node: Space,
-    pods: Vec<Space>,
-    outside: Space,
+pub(super) struct Lab {
+    pub(super) node: Space,
+    pub(super) pods: Vec<Space>,
+    pub(super) outside: Space,
 }
 
 impl Lab {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let node = Space::new();
         let pods = vec![Space::new(), Space::new()];
         let outside = Space::new();
@@ -115,7 +115,7 @@ impl Lab {
     }
 
     /// Each pod answers TCP on port 80 with its number and the client's address.
-    fn serve(&self) {
+    pub(super) fn serve(&self) {
         for (n, pod) in self.pods.iter().enumerate() {
             pod.serve(n);
         }
@@ -123,7 +123,7 @@ impl Lab {
 }
 
 /// What a connection was told, or how it failed.
-fn ask(to: &str) -> String {
+pub(super) fn ask(to: &str) -> String {
     let mut stream = match TcpStream::connect_timeout(&SocketAddr::V4(at(to)), WAIT) {
         Ok(stream) => stream,
         Err(e) => return format!("{:?}", e.kind()),

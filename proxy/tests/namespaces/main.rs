@@ -2,6 +2,10 @@
 //! These tests need root; without it they say so and pass.
 
 #[cfg(test)]
+mod api;
+#[cfg(test)]
 mod cases;
+#[cfg(test)]
+mod running;
 #[cfg(test)]
 mod space;
