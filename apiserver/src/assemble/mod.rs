@@ -18,7 +18,7 @@ use crate::authn::{Authn, jws};
 use crate::authz::node::Node;
 use crate::authz::rbac::{Kind, Rbac};
 use crate::authz::{self, feed};
-use crate::bootstrap::{self, aggregate};
+use crate::bootstrap;
 use crate::config::Config;
 use crate::identity::User;
 use crate::registry::{Registry, rows};
@@ -306,13 +306,6 @@ impl Server {
                 Ok::<_, Error>(())
             });
         }
-        let (registry, written) = (registry.clone(), written.clone());
-        tasks.spawn("aggregated roles", move |stop| async move {
-            if begins(&written, &stop).await {
-                aggregate::run(registry, stop).await;
-            }
-            Ok::<_, Error>(())
-        });
         told
     }
 

@@ -600,3 +600,133 @@ async fn a_kubelet_writes_its_own_and_nothing_else() {
     assert_eq!(code, 403);
     assert!(message(&body).contains("can only create mirror pods"), "{body}");
 }
+
+/// What differs from run to run, or was left out when the answers were recorded.
+fn without_chance(value: &mut Value) {
+    const CHANCE: [&str; 9] = [
+        "lastPhaseTransitionTime",
+        "uid",
+        "creationTimestamp",
+        "resourceVersion",
+        "managedFields",
+        "clusterIP",
+        "clusterIPs",
+        "controller-uid",
+        "batch.kubernetes.io/controller-uid",
+    ];
+    match value {
+        Value::Object(map) => {
+            map.retain(|key, value| !CHANCE.contains(&key.as_str()) && !value.is_null());
+            map.values_mut().for_each(without_chance);
+            if let Some(Value::String(name)) = map.get_mut("name")
+                && name.starts_with("kube-api-access-")
+            {
+                *name = "kube-api-access".into();
+            }
+            // A LimitRange without a name is given a random one.
+            let is_random = |name: &Value| name.as_str().is_some_and(|name| uuid::Uuid::parse_str(name).is_ok());
+            if map.get("name").is_some_and(is_random) {
+                map.remove("name");
+            }
+            if map
+                .get("nodePort")
+                .and_then(Value::as_i64)
+                .is_some_and(|port| port != 30100)
+            {
+                map.remove("nodePort");
+            }
+            // An empty list or object says what its absence says.
+            map.retain(|_, value| {
+                !matches!(value, Value::Object(m) if m.is_empty()) && !matches!(value, Value::Array(l) if l.is_empty())
+            });
+        }
+        Value::Array(list) => list.iter_mut().for_each(without_chance),
+        _ => {}
+    }
+}
+
+fn first_difference(path: &str, got: &Value, want: &Value) -> Option<String> {
+    match (got, want) {
+        (Value::Object(a), Value::Object(b)) => a
+            .keys()
+            .chain(b.keys())
+            .find_map(|key| first_difference(&format!("{path}.{key}"), &got[key], &want[key])),
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => a
+            .iter()
+            .zip(b)
+            .enumerate()
+            .find_map(|(at, (a, b))| first_difference(&format!("{path}[{at}]"), a, b)),
+        _ => (got != want).then(|| format!("{path}: {got} is not {want}")),
+    }
+}
+
+/// Cases where we knowingly do otherwise. A dry run upstream does not look whether a node port is in the range; we do.
+const OTHERWISE: [&str; 1] = ["neg spec.ports.0.nodePort"];
+
+/// Posts each recorded object as a dry run; `check` says what is wrong with the answer.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "where the facts are is told by the environment"
+)]
+async fn against_recorded(file: &str, check: impl Fn(&Value, u16, Value) -> Option<String>) {
+    let Ok(facts) = std::env::var("KUBERNETES_FACTS") else {
+        println!("skipped: KUBERNETES_FACTS is not set");
+        return;
+    };
+    let server = Running::start().await;
+    server.account("default").await;
+    let text = std::fs::read_to_string(std::path::Path::new(&facts).join(file)).unwrap();
+    let (mut same, mut differ, mut not_served) = (0, Vec::new(), std::collections::BTreeSet::new());
+    for line in text.lines() {
+        let case: Value = serde_json::from_str(line).unwrap();
+        let (path, name) = (case["path"].as_str().unwrap(), case["case"].as_str().unwrap());
+        let asked = format!("{path}?dryRun=All&fieldValidation=Strict");
+        let (code, got) = server.create(&admin(), &asked, case["object"].clone()).await;
+        if code == 404 && got["message"] == "the server could not find the requested resource" {
+            not_served.insert(path.to_owned());
+            continue;
+        }
+        match check(&case, code, got) {
+            Some(_) if OTHERWISE.contains(&name) => {}
+            Some(difference) => differ.push(format!("{path} {name}: {code} {difference}")),
+            None => same += 1,
+        }
+    }
+    println!("{same} the same; kinds that are not served yet: {not_served:?}");
+    assert!(differ.is_empty(), "{} differ:\n{}", differ.len(), differ.join("\n"));
+}
+
+#[tokio::test]
+async fn a_recorded_server_made_the_same_of_what_it_accepted() {
+    against_recorded("defaulting-cases.jsonl", |case, _, mut got| {
+        let mut want = case["result"].clone();
+        without_chance(&mut got);
+        without_chance(&mut want);
+        first_difference("", &got, &want)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_recorded_server_refused_the_same() {
+    against_recorded("validation-cases.jsonl", |case, code, got| {
+        let causes = got["details"]["causes"].as_array().into_iter().flatten();
+        let mut causes: Vec<Value> = causes.map(|c| json!([c["field"], c["reason"]])).collect();
+        causes.sort_by_key(Value::to_string);
+        // Recorded once each.
+        causes.dedup();
+        let mut want = case["causes"].as_array().cloned().unwrap_or_default();
+        want.sort_by_key(Value::to_string);
+        let reason = if code == 201 {
+            ""
+        } else {
+            got["reason"].as_str().unwrap_or_default()
+        };
+        let is_same = case["code"] == code && case["reason"] == reason && (code != 422 || causes == want);
+        (!is_same).then(|| {
+            let wanted = format!("{} {} {}", case["code"], case["reason"], json!(want));
+            format!("{reason} {} is not {wanted}: {}", json!(causes), message(&got))
+        })
+    })
+    .await;
+}

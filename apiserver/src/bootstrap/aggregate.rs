@@ -1,19 +1,13 @@
-//! Cluster roles made of others: their rules are the union of all that their selectors choose.
-//! After pkg/controller/clusterroleaggregation (1.36), but inside this server: no client, and nothing runs until a
-//! cluster role changes.
+//! Cluster roles made of others are born with the union of all that their selectors choose. A controller keeps them so.
+//! After pkg/controller/clusterroleaggregation (1.36).
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
-use super::{Wanted, tree};
-use crate::authz::rbac::{GROUP, RoleObject};
+use super::Wanted;
+use crate::authz::rbac::RoleObject;
 use crate::authz::rules::Rule;
-use crate::cache::{Cache, Delta};
-use crate::registry::Registry;
-use crate::store::{Expect, Options};
 
 /// A cluster role as far as aggregation goes.
 #[derive(Debug, Clone)]
@@ -112,54 +106,6 @@ pub(super) fn fill(wanted: &mut [Wanted]) {
     for wanted in wanted.iter_mut().filter(|wanted| wanted.plural == "clusterroles") {
         if let Some(rules) = outdated.get(wanted.text("name")) {
             wanted.object["rules"] = json!(rules);
-        }
-    }
-}
-
-/// Keeps the unions up to date until `stop`.
-pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
-    let Some(cache) = registry.cache(GROUP, "clusterroles") else {
-        return;
-    };
-    let mut subscription = cache.subscribe();
-    loop {
-        let delta = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            delta = subscription.next() => delta,
-        };
-        match delta {
-            Delta::Reset(_) | Delta::Changes(_) => settle(&registry, &cache).await,
-        }
-    }
-}
-
-async fn settle(registry: &Registry, cache: &Arc<Cache>) {
-    let items = cache.snapshot().list(&Default::default());
-    let mut roles = BTreeMap::new();
-    let mut objects = HashMap::new();
-    for item in items {
-        let object = Value::Object(item.object().0);
-        roles.insert(item.facts.name.to_string(), Role::read(&object));
-        objects.insert(item.facts.name.to_string(), (item.revision, object));
-    }
-    for (name, rules) in outdated(&mut roles) {
-        let Some((revision, mut object)) = objects.remove(&name) else {
-            continue;
-        };
-        object["rules"] = json!(rules);
-        let key = cache.key("", &name);
-        let durability = crate::store::Durability::Durable;
-        let value = tree(object).to_stored();
-        let put = registry
-            .store()
-            .put(&key, value, Expect::At(revision), Options::from(durability))
-            .await;
-        // Somebody wrote it meanwhile: his change comes back here. Anything else is told and tried at the next change.
-        if let Err(error) = put
-            && !matches!(error, crate::store::Error::Conflict { .. })
-        {
-            tracing::warn!(error = %error, role = name, "cannot write an aggregated cluster role");
         }
     }
 }

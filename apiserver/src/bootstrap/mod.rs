@@ -1,8 +1,8 @@
-//! What a cluster is born with, and the upkeep of what is derived from it.
+//! What a cluster is born with.
 //! Comes in: the caches as they were loaded, and the server's own addresses and authorities. Goes out: puts for what is
 //! missing, all at once, so that they share a commit; on a restart nothing is written. Never takes away what a person made.
 
-pub mod aggregate;
+mod aggregate;
 mod objects;
 mod plan;
 pub mod rbac;
