@@ -113,8 +113,9 @@ pub struct Embedded {
     queue: Arc<Queue>,
     failed: tokio::sync::watch::Receiver<Option<Arc<io::Error>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// Held as long as the files may be written.
-    _lock: Option<std::fs::File>,
+    /// Held as long as the files may be written: whoever opens the store next may not be kept waiting by a reader of this
+    /// one.
+    lock: Mutex<Option<std::fs::File>>,
 }
 
 impl Embedded {
@@ -169,7 +170,7 @@ impl Embedded {
             queue,
             failed,
             thread: Mutex::new(Some(thread)),
-            _lock: lock,
+            lock: Mutex::new(lock),
         })
     }
 
@@ -192,6 +193,7 @@ impl Embedded {
         {
             tracing::error!("the store's thread panicked");
         }
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
