@@ -3,6 +3,7 @@
 pub mod config;
 pub mod node;
 pub mod pods;
+pub mod removal;
 pub mod resources;
 pub mod runtime;
 pub mod server;

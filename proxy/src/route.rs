@@ -15,6 +15,7 @@ use crate::cidr::Cidr;
 use crate::netlink::{ACK, CREATE, EXCLUSIVE, NESTED, REPLACE, Talk};
 
 const NEW_LINK: u16 = 16;
+const DELETE_LINK: u16 = 17;
 const NEW_ADDRESS: u16 = 20;
 const NEW_ROUTE: u16 = 24;
 const DELETE_ROUTE: u16 = 25;
@@ -65,6 +66,18 @@ pub fn bridge(name: &str, pods: &Cidr) -> Result<(), Error> {
     talk.ask(NEW_LINK, ACK, &link, |_| {}, |_, _| {})
         .map_err(failed(format!("setting {name} up")))?;
     address(&mut talk, index, pods.gateway(), pods.prefix()).map_err(failed(format!("giving {name} its address")))
+}
+
+/// Removes the bridge. One that is not there is removed already.
+pub fn remove_bridge(name: &str) -> Result<(), Error> {
+    let Ok(index) = if_nametoindex(name) else {
+        return Ok(());
+    };
+    let mut talk = Talk::open(NETLINK_ROUTE).map_err(failed("opening a routing socket"))?;
+    let mut link = vec![0; 16];
+    link[4..8].copy_from_slice(&index.to_ne_bytes());
+    talk.ask(DELETE_LINK, ACK, &link, |_| {}, |_, _| {})
+        .map_err(failed(format!("removing {name}")))
 }
 
 fn index(name: &str) -> Result<u32, Error> {

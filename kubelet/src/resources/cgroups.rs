@@ -132,6 +132,15 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Removes everything that this node made for pods, once their containers are gone. systemd takes its own away.
+    pub fn remove_all(&self) -> Result<(), Error> {
+        let path = self.path(&["kubepods".to_owned()]);
+        for hierarchy in self.hierarchies() {
+            remove_tree(&hierarchy.join(&path))?;
+        }
+        Ok(())
+    }
+
     /// UIDs of pods that have a directory here, whatever became of them.
     pub fn pods(&self) -> Vec<String> {
         let Some(hierarchy) = self.hierarchies().into_iter().next() else {
