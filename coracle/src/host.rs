@@ -5,6 +5,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use kubelet::resources::cgroups::Driver;
+
 /// Whether systemd is the init of this machine.
 pub(crate) fn systemd() -> bool {
     Path::new("/run/systemd/system").is_dir()
@@ -21,6 +23,15 @@ pub(crate) fn systemd_cgroups() -> bool {
     systemd() && unified_cgroups()
 }
 
+/// Who makes the pods' cgroups.
+pub(crate) fn cgroup_driver() -> Driver {
+    if systemd_cgroups() {
+        Driver::Systemd
+    } else {
+        Driver::Cgroupfs
+    }
+}
+
 pub(crate) fn apparmor() -> bool {
     std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y'))
 }
@@ -34,6 +45,18 @@ pub(crate) fn may_lower_oom_score() -> bool {
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .is_some_and(|capabilities| capabilities >> SYS_RESOURCE & 1 == 1)
+}
+
+/// The resolvers that pods' outside names go to: the real ones, where systemd-resolved stands in front of them on an
+/// address that only the host can reach.
+pub(crate) fn resolv_conf() -> std::path::PathBuf {
+    let behind = Path::new("/run/systemd/resolve/resolv.conf");
+    let stub = std::fs::read_to_string("/etc/resolv.conf").is_ok_and(|text| text.contains("127.0.0.53"));
+    if stub && behind.exists() {
+        behind.to_owned()
+    } else {
+        "/etc/resolv.conf".into()
+    }
 }
 
 /// The host's name as a node's name: lower case.

@@ -88,7 +88,14 @@ impl Layout {
         self.log.join("coracle.log")
     }
     /// Directories that a node makes outside its own, and that others may have made before it.
-    pub(crate) fn shared(&self) -> [&Path; 4] {
-        [&self.kubelet, &self.pod_logs, &self.container_logs, &self.cni_state]
+    pub(crate) fn shared(&self) -> [&Path; 5] {
+        // containerd's shims keep their sockets there, wherever containerd has its own.
+        [
+            &self.kubelet,
+            &self.pod_logs,
+            &self.container_logs,
+            &self.cni_state,
+            Path::new("/run/containerd"),
+        ]
     }
 }

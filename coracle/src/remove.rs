@@ -2,19 +2,25 @@
 //! was before the first `up`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use kubelet::resources::cgroups::Cgroups;
+use kubelet::runtime::cri::Cri;
 use nix::mount::{MntFlags, umount2};
 
 use crate::before::Before;
 use crate::config::Environment;
+use crate::host;
 use crate::kubeconfig::Owner;
 use crate::layout::Layout;
 use crate::progress::{Progress, say};
 use crate::runtime::containerd;
 use crate::server_process;
 
+/// The bridge of the default pod network.
+const BRIDGE: &str = "cni0";
 /// Pods get their own grace, but no longer than this all together.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -32,9 +38,11 @@ pub(crate) async fn down(layout: &Layout) -> anyhow::Result<()> {
         progress.done("runtime stopped", "");
     }
     unmount_below(&[&layout.run, &layout.data, &layout.kubelet])?;
-    todo_cleanup().context("cannot remove the packet rules")?;
-    todo_cleanup().context("cannot remove the resolver's address")?;
-    todo_cleanup().context("cannot remove the pods' bridge and cgroups")?;
+    proxy::cleanup().context("cannot remove the packet rules")?;
+    proxy::route::remove_bridge(BRIDGE).context("cannot remove the pods' bridge")?;
+    Cgroups::new("/sys/fs/cgroup", "/", host::cgroup_driver())
+        .remove_all()
+        .context("cannot remove the pods' cgroups")?;
     progress.done("network removed", "");
     Before::recall(layout)?.restore_settings()?;
     progress.finish("The cluster is down: coracle up brings it back");
@@ -50,6 +58,7 @@ pub(crate) async fn reset(layout: &Layout, environment: &Environment) -> anyhow:
             remove(directory)?;
         }
     }
+    remove(&layout.cni_state.join("networks/coracle"))?;
     for directory in [&layout.run, &layout.log, &layout.data] {
         remove(directory)?;
     }
@@ -60,7 +69,9 @@ pub(crate) async fn reset(layout: &Layout, environment: &Environment) -> anyhow:
 }
 
 async fn remove_pods(layout: &Layout) -> anyhow::Result<usize> {
-    Ok::<usize, std::io::Error>(0).context("the runtime does not remove its pods")
+    let endpoint = format!("unix://{}", layout.containerd_socket().display());
+    let removed = kubelet::removal::remove_pods(Arc::new(Cri::new(&endpoint, None)), GRACE).await;
+    removed.context("the runtime does not remove its pods")
 }
 
 /// Unmounts whatever is mounted below `roots`, innermost first.
@@ -106,7 +117,4 @@ mod tests {
             [Path::new("/run/coracle/a/shm"), Path::new("/run/coracle/a")]
         );
     }
-}
-fn todo_cleanup() -> std::io::Result<()> {
-    Ok(())
 }

@@ -91,7 +91,7 @@ impl Api {
             authz,
             admission,
             issuer,
-            kubelet: kubelet.map(KubeletAccess::over_http1),
+            kubelet,
             checks,
             request_timeout,
             tunnels: TaskTracker::new(),

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use futures::future::BoxFuture;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::unix::AsyncFd;
@@ -31,7 +32,7 @@ pub(crate) async fn keep(
     layout: Layout,
     programs: Programs,
     stop: CancellationToken,
-    mut ready: impl AsyncFnMut() -> anyhow::Result<()>,
+    ready: impl Fn() -> BoxFuture<'static, anyhow::Result<()>> + Send,
 ) -> anyhow::Result<()> {
     let mut delay = Duration::from_millis(200);
     loop {

@@ -3,23 +3,24 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use apiserver::identity::User;
 use apiserver::server;
 use axum::Router;
 use axum::body::Body;
-use axum::response::IntoResponse;
 use daemon::clients::Clients;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
+use tokio::sync::watch;
 use tower::Service;
 
-/// The API server that runs now. A restarted one takes its predecessor's place; connections find it by themselves.
-#[derive(Clone, Default)]
-pub(crate) struct Gateway(Arc<RwLock<Option<Router>>>);
+/// The API server that runs now. A request that comes before the first one is ready waits for it; a restarted server
+/// takes its predecessor's place, and connections find it by themselves.
+#[derive(Clone)]
+pub(crate) struct Gateway(Arc<watch::Sender<Option<Router>>>);
 
 impl fmt::Debug for Gateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -27,9 +28,26 @@ impl fmt::Debug for Gateway {
     }
 }
 
+impl Default for Gateway {
+    fn default() -> Self {
+        Gateway(Arc::new(watch::Sender::new(None)))
+    }
+}
+
 impl Gateway {
     pub(crate) fn open(&self, router: Router) {
-        *self.0.write().expect("no holder of the lock panics") = Some(router);
+        self.0.send_replace(Some(router));
+    }
+
+    /// Closes the gateway when it is dropped.
+    pub(crate) fn closing(&self) -> impl Drop + Send + use<> {
+        struct Closing(Gateway);
+        impl Drop for Closing {
+            fn drop(&mut self) {
+                self.0.0.send_replace(None);
+            }
+        }
+        Closing(self.clone())
     }
 
     /// Clients of a part that acts as `user`.
@@ -99,13 +117,17 @@ impl Service<Request<kube::client::Body>> for Connection {
     }
 
     fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
-        let router = self.gateway.0.read().expect("no holder of the lock panics").clone();
-        match router {
-            Some(router) => server::internal(router, self.user.clone()).call(request),
-            // Between two lives of the server; the caller tries again as it would over the network.
-            None => {
-                async { Ok((StatusCode::SERVICE_UNAVAILABLE, "the API server is starting").into_response()) }.boxed()
-            }
+        let (gateway, user) = (self.gateway.clone(), self.user.clone());
+        async move {
+            let mut routers = gateway.0.subscribe();
+            let router = routers
+                .wait_for(Option::is_some)
+                .await
+                .ok()
+                .and_then(|router| router.clone());
+            let router = router.expect("the gateway is held by the connection and waited for to be open");
+            server::internal(router, user).call(request).await
         }
+        .boxed()
     }
 }
