@@ -26,6 +26,9 @@ pub mod template;
 pub mod volume;
 pub mod workload;
 
+#[cfg(test)]
+mod tests;
+
 use serde_json::{Value, json};
 
 use crate::identity::User;
