@@ -6,7 +6,7 @@ use std::pin::Pin;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
-use crate::{Error, cleanup, identity, nodes, workloads};
+use crate::{Error, cleanup, identity, network, nodes, workloads};
 
 type Start = fn(Context, CancellationToken) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
@@ -44,6 +44,8 @@ pub const TABLE: &[Row] = rows! {
     "deployment-controller" "deployment-controller" "deployment-controller" => workloads::deployment::start;
     "replicaset-controller" "replicaset-controller" "replicaset-controller" => workloads::replicaset::start_replica_sets;
     "replicationcontroller-controller" "replication-controller" "replication-controller" => workloads::replicaset::start_replication_controllers;
+    "endpointslice-controller" "endpointslice-controller" "endpointslice-controller" => network::slices::start;
+    "endpoints-controller" "endpoint-controller" "endpoint-controller" => network::endpoints::start;
     "namespace-controller" "namespace-controller" "namespace-controller" => cleanup::namespace::start;
     "garbage-collector-controller" "generic-garbage-collector" "garbage-collector" => cleanup::garbage::start;
     "pod-garbage-collector-controller" "pod-garbage-collector" "pod-garbage-collector" => cleanup::pod_gc::start;
