@@ -59,3 +59,36 @@ fn change(kind: u16, flags: u16, address: Ipv4Addr) -> io::Result<()> {
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    #[test]
+    fn the_address_comes_once_and_goes() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: network namespaces need root");
+            return;
+        }
+        // The namespace ends with the thread.
+        let thread = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let address = Ipv4Addr::new(10, 96, 0, 10);
+            let listen = || UdpSocket::bind((address, 53)).map(|_| ());
+            // A namespace that has had no address yet lets bind to any.
+            add(Ipv4Addr::new(127, 0, 0, 9)).unwrap();
+            assert!(listen().is_err());
+            add(address).unwrap();
+            add(address).unwrap();
+            listen().unwrap();
+            remove(address).unwrap();
+            remove(address).unwrap();
+            assert!(listen().is_err());
+        });
+        thread.join().unwrap();
+    }
+}

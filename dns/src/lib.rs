@@ -101,3 +101,6 @@ pub fn cleanup(config: &Config) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;
