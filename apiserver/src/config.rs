@@ -182,7 +182,8 @@ pub struct Flags {
     /// Types of node addresses in the order in which they are tried.
     #[arg(
         long,
-        default_value = "Hostname,InternalDNS,InternalIP,ExternalDNS,ExternalIP",
+        // Not upstream's default but what kubeadm sets: a node's host name need not resolve here.
+        default_value = "InternalIP,Hostname,InternalDNS,ExternalDNS,ExternalIP",
         value_delimiter = ','
     )]
     kubelet_preferred_address_types: Vec<String>,

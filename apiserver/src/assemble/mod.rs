@@ -84,6 +84,7 @@ fn kubelets(kubelets: &config::Kubelets) -> Result<Option<http::KubeletAccess>, 
         .zip(kubelets.client_key.as_deref());
     Ok(Some(http::KubeletAccess {
         tls: Arc::new(daemon::tls::client(authority, pair)?),
+        addresses: kubelets.addresses.clone(),
     }))
 }
 

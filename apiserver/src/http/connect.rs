@@ -39,6 +39,21 @@ const KUBELET_PORT: i64 = 10250;
 #[derive(Debug, Clone)]
 pub struct KubeletAccess {
     pub tls: Arc<rustls::ClientConfig>,
+    /// Types of node addresses in the order in which they are tried; none: `InternalIP` first.
+    pub addresses: Vec<String>,
+}
+
+/// A kubelet's certificate names its addresses, and a node's host name need not resolve here.
+const ADDRESSES: [&str; 5] = ["InternalIP", "Hostname", "InternalDNS", "ExternalDNS", "ExternalIP"];
+
+impl KubeletAccess {
+    /// Upgrades need HTTP/1.1, so nothing else may be agreed upon.
+    pub(super) fn over_http1(mut self) -> Self {
+        let mut tls = rustls::ClientConfig::clone(&self.tls);
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        self.tls = Arc::new(tls);
+        self
+    }
 }
 
 /// A far end.
@@ -304,22 +319,26 @@ async fn kubelet_of(call: &Call<'_>, name: &str) -> Result<Place, Status> {
     let port = node.at(&["status", "daemonEndpoints", "kubeletEndpoint", "Port"]);
     let port = port.and_then(Value::as_i64).filter(|p| *p > 0).unwrap_or(KUBELET_PORT);
     Ok(Place {
-        host: node_host(&node)?,
+        host: node_host(call, &node)?,
         port: port as u16,
         secure: true,
     })
 }
 
-/// In upstream's order of preference for kubelets.
-fn node_host(node: &Object) -> Result<String, Status> {
+fn node_host(call: &Call<'_>, node: &Object) -> Result<String, Status> {
     let addresses = node.at(&["status", "addresses"]).and_then(Value::as_array);
     let find = |kind: &str| {
         let mut all = addresses.into_iter().flatten();
         all.find(|a| a["type"] == kind).and_then(|a| a["address"].as_str())
     };
-    ["InternalIP", "Hostname", "InternalDNS", "ExternalDNS", "ExternalIP"]
-        .iter()
-        .find_map(|kind| find(kind))
+    let wanted = call.api.kubelet.as_ref().map(|access| &access.addresses);
+    let wanted: Vec<&str> = match wanted {
+        Some(list) if !list.is_empty() => list.iter().map(String::as_str).collect(),
+        _ => ADDRESSES.to_vec(),
+    };
+    wanted
+        .into_iter()
+        .find_map(find)
         .map(str::to_owned)
         .ok_or_else(|| Status::internal(&format!("no preferred addresses found for node {:?}", node.name())))
 }

@@ -91,7 +91,7 @@ impl Api {
             authz,
             admission,
             issuer,
-            kubelet,
+            kubelet: kubelet.map(KubeletAccess::over_http1),
             checks,
             request_timeout,
             tunnels: TaskTracker::new(),

@@ -332,3 +332,18 @@ async fn openapi_describes_the_rows() {
     let swagger = kit.get("/openapi/v2").await.expect(200);
     assert!(swagger["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_ends_when_it_is_finalized() {
+    let kit = Kit::new().await;
+    kit.post("/api/v1/namespaces", &json!({"metadata": {"name": "n"}}))
+        .await
+        .expect(201);
+    let ending = kit.delete("/api/v1/namespaces/n").await.expect(200);
+    assert_eq!(ending["status"]["phase"], "Terminating");
+    assert_eq!(ending["spec"]["finalizers"], json!(["kubernetes"]));
+    let mut empty = ending.clone();
+    empty["spec"]["finalizers"] = json!([]);
+    kit.put("/api/v1/namespaces/n/finalize", &empty).await.expect(200);
+    kit.get("/api/v1/namespaces/n").await.refused(404);
+}

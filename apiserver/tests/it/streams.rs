@@ -70,19 +70,23 @@ async fn kubelet(tasks: &mut JoinSet<()>) -> (u16, Arc<rustls::ClientConfig>) {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let server = rustls::ServerConfig::builder_with_provider(provider.clone())
+    let mut server = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key)
         .unwrap();
+    // Kubelets speak HTTP/2 too, and clients usually offer it.
+    let protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    server.alpn_protocols.clone_from(&protocols);
     let mut roots = rustls::RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
-    let client = rustls::ClientConfig::builder_with_provider(provider)
+    let mut client = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    client.alpn_protocols = protocols;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
@@ -90,6 +94,7 @@ async fn kubelet(tasks: &mut JoinSet<()>) -> (u16, Arc<rustls::ClientConfig>) {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             let mut stream = acceptor.accept(stream).await.unwrap();
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
                 head.push(stream.read_u8().await.unwrap());
@@ -130,7 +135,7 @@ async fn kubelet(tasks: &mut JoinSet<()>) -> (u16, Arc<rustls::ClientConfig>) {
 async fn running_pod() -> (Kit, JoinSet<()>) {
     let mut tasks = JoinSet::new();
     let (port, tls) = kubelet(&mut tasks).await;
-    let kit = Kit::with(|parts| parts.kubelet = Some(apiserver::http::KubeletAccess { tls })).await;
+    let kit = Kit::with(|parts| parts.kubelet = Some(apiserver::http::KubeletAccess { tls, addresses: Vec::new() })).await;
     kit.post("/api/v1/nodes", &json!({"metadata": {"name": "n"}}))
         .await
         .expect(201);
