@@ -4,6 +4,7 @@
 
 mod discovery;
 mod kit;
+mod laws;
 mod rows;
 mod streams;
 mod verbs;

@@ -135,7 +135,13 @@ async fn kubelet(tasks: &mut JoinSet<()>) -> (u16, Arc<rustls::ClientConfig>) {
 async fn running_pod() -> (Kit, JoinSet<()>) {
     let mut tasks = JoinSet::new();
     let (port, tls) = kubelet(&mut tasks).await;
-    let kit = Kit::with(|parts| parts.kubelet = Some(apiserver::http::KubeletAccess { tls, addresses: Vec::new() })).await;
+    let kit = Kit::with(|parts| {
+        parts.kubelet = Some(apiserver::http::KubeletAccess {
+            tls,
+            addresses: Vec::new(),
+        })
+    })
+    .await;
     kit.post("/api/v1/nodes", &json!({"metadata": {"name": "n"}}))
         .await
         .expect(201);

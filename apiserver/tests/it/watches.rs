@@ -136,3 +136,73 @@ async fn tables_are_watched_too() {
     assert_eq!(second["object"]["columnDefinitions"], Value::Null);
     assert_eq!(second["object"]["rows"][0]["cells"][0], "m");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_from_forgotten_history_is_told_so_in_the_stream() {
+    let kit = Kit::new().await;
+    kit.post(MAPS, &map("m", "red")).await.expect(201);
+    // Compaction comes every five minutes in which something was written.
+    for color in ["blue", "green", "black"] {
+        kit.put(&format!("{MAPS}/m"), &map("m", color)).await.expect(200);
+        tokio::time::sleep(std::time::Duration::from_secs(301)).await;
+    }
+    let mut events = kit.watch(&format!("{MAPS}?watch=1&resourceVersion=1")).await;
+    let error = events.next().await.unwrap();
+    assert_eq!(
+        (&error["type"], &error["object"]["code"]),
+        (&json!("ERROR"), &json!(410)),
+        "{error}"
+    );
+    assert_eq!(error["object"]["reason"], "Expired");
+    assert_eq!(events.next().await, None);
+    let text = kit
+        .get(&format!("{MAPS}?resourceVersion=1&resourceVersionMatch=Exact"))
+        .await
+        .refused(410);
+    assert!(text.starts_with("too old resource version: 1 ("), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_of_forgotten_history_can_go_on_with_the_present() {
+    let kit = Kit::new().await;
+    for name in ["a", "b", "c"] {
+        kit.post(MAPS, &map(name, "red")).await.expect(201);
+    }
+    let page = kit.get(&format!("{MAPS}?limit=1")).await.expect(200);
+    let token = page["metadata"]["continue"].as_str().unwrap().to_owned();
+    for color in ["blue", "green", "black"] {
+        kit.put(&format!("{MAPS}/c"), &map("c", color)).await.expect(200);
+        tokio::time::sleep(std::time::Duration::from_secs(301)).await;
+    }
+    let refusal = kit.get(&format!("{MAPS}?limit=1&continue={token}")).await.expect(410);
+    assert_eq!(refusal["reason"], "Expired");
+    let other = refusal["metadata"]["continue"].as_str().unwrap();
+    let rest = kit.get(&format!("{MAPS}?continue={other}")).await.expect(200);
+    assert_eq!(rest["items"].as_array().unwrap().len(), 2);
+    assert_eq!(rest["items"][1]["metadata"]["labels"]["color"], "black");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revision_that_is_not_there_yet_is_waited_for_and_refused() {
+    let kit = Kit::new().await;
+    let refusal = kit.get(&format!("{MAPS}?resourceVersion=1000000")).await.expect(504);
+    assert_eq!(refusal["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+    assert_eq!(refusal["details"]["retryAfterSeconds"], 1);
+    assert!(
+        refusal["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("Timeout: Too large resource version: 1000000, current: ")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_events_at_once_are_one_frame_over_the_network() {
+    let kit = Kit::new().await;
+    for i in 0..50 {
+        kit.post(MAPS, &map(&format!("m{i}"), "red")).await.expect(201);
+    }
+    let mut events = kit.watch(&format!("{MAPS}?watch=1")).await;
+    let frame = events.frame().await.unwrap();
+    assert_eq!(frame.iter().filter(|b| **b == b'\n').count(), 50);
+}
