@@ -250,10 +250,10 @@ fn a_resize_keeps_the_class_of_service() {
 fn a_pod_is_given_time_to_end() {
     let grace = |change: &[(&str, Value)], asked: Option<i64>| pod::Pods.grace(&object(changed(&pod(), change)), asked);
     let scheduled = ("/spec/nodeName", json!("n"));
-    assert_eq!(grace(&[scheduled.clone()], None), Some(30));
-    assert_eq!(grace(&[scheduled.clone()], Some(5)), Some(5));
-    assert_eq!(grace(&[scheduled.clone()], Some(0)), Some(0));
-    assert_eq!(grace(&[scheduled.clone()], Some(-3)), Some(1));
+    assert_eq!(grace(std::slice::from_ref(&scheduled), None), Some(30));
+    assert_eq!(grace(std::slice::from_ref(&scheduled), Some(5)), Some(5));
+    assert_eq!(grace(std::slice::from_ref(&scheduled), Some(0)), Some(0));
+    assert_eq!(grace(std::slice::from_ref(&scheduled), Some(-3)), Some(1));
     assert_eq!(grace(&[], None), Some(0), "nobody runs it");
     assert_eq!(
         grace(&[scheduled, ("/status/phase", json!("Failed"))], None),
