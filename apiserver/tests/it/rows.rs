@@ -66,7 +66,44 @@ fn sample(kind: &str) -> Value {
         "FlowSchema" => json!({"spec": {"priorityLevelConfiguration": {"name": "x"}, "matchingPrecedence": 9000}}),
         "PriorityLevelConfiguration" => json!({"spec": {"type": "Limited", "limited": {
             "nominalConcurrencyShares": 5, "limitResponse": {"type": "Reject"}}}}),
+        "HorizontalPodAutoscaler" => json!({"spec": {
+            "maxReplicas": 2, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "x"}}}),
+        "CertificateSigningRequest" => json!({"spec": {
+            "request": signing_request(), "signerName": "example.com/x", "usages": ["client auth"]}}),
+        "IngressClass" => json!({"spec": {"controller": "example.com/x"}}),
+        "Ingress" => json!({"spec": {"defaultBackend": {"service": {"name": "x", "port": {"number": 80}}}}}),
+        "IPAddress" => json!({"spec": {"parentRef": {"resource": "services", "namespace": "a", "name": "x"}}}),
+        "NetworkPolicy" => json!({"spec": {"podSelector": {}}}),
+        "ServiceCIDR" => json!({"spec": {"cidrs": ["10.50.0.0/16"]}}),
+        "PodDisruptionBudget" => json!({"spec": {"minAvailable": 1}}),
+        "CSIDriver" => json!({"spec": {}}),
+        "CSINode" => json!({"spec": {"drivers": []}}),
+        "CSIStorageCapacity" => json!({"storageClassName": "x"}),
+        "StorageClass" => json!({"provisioner": "example.com/x"}),
+        "VolumeAttachment" => json!({"spec": {
+            "attacher": "example.com", "nodeName": "n", "source": {"persistentVolumeName": "x"}}}),
+        "VolumeAttributesClass" => json!({"driverName": "example.com", "parameters": {"a": "b"}}),
+        "PriorityClass" => json!({"value": 1}),
+        "RuntimeClass" => json!({"handler": "x"}),
+        "FlowSchema" => json!({"spec": {"priorityLevelConfiguration": {"name": "x"}, "matchingPrecedence": 900}}),
+        "PriorityLevelConfiguration" => json!({"spec": {
+            "type": "Limited", "limited": {"nominalConcurrencyShares": 1, "limitResponse": {"type": "Reject"}}}}),
         _ => Value::Null,
+    }
+}
+
+fn signing_request() -> String {
+    use base64::Engine as _;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let request = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+    base64::engine::general_purpose::STANDARD.encode(request.pem().unwrap())
+}
+
+/// Any name will do for most.
+fn name(kind: &str) -> &'static str {
+    match kind {
+        "IPAddress" => "10.50.0.1",
+        _ => "x",
     }
 }
 
