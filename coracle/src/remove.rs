@@ -40,6 +40,7 @@ pub(crate) async fn down(layout: &Layout) -> anyhow::Result<()> {
     unmount_below(&[&layout.run, &layout.data, &layout.kubelet])?;
     proxy::cleanup().context("cannot remove the packet rules")?;
     proxy::route::remove_bridge(BRIDGE).context("cannot remove the pods' bridge")?;
+    dns::cleanup(&dns::Config::default()).context("cannot remove the resolver's address")?;
     Cgroups::new("/sys/fs/cgroup", "/", host::cgroup_driver())
         .remove_all()
         .context("cannot remove the pods' cgroups")?;

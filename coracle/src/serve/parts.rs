@@ -164,3 +164,11 @@ pub(crate) async fn controllers(node: Node, stop: CancellationToken) -> anyhow::
     };
     Ok(controllers::run(config, clients, stop).await?)
 }
+
+pub(crate) async fn dns(node: Node, stop: CancellationToken) -> anyhow::Result<()> {
+    let clients = node.gateway.clients(
+        "system:serviceaccount:kube-system:dns",
+        &["system:serviceaccounts", AUTHENTICATED],
+    );
+    Ok(dns::run(dns::Config::default(), clients, stop).await?)
+}
