@@ -35,6 +35,11 @@ impl Default for Gateway {
 }
 
 impl Gateway {
+    /// One that leads to `router` from the start.
+    pub(crate) fn opened(router: Router) -> Self {
+        Gateway(Arc::new(watch::Sender::new(Some(router))))
+    }
+
     pub(crate) fn open(&self, router: Router) {
         self.0.send_replace(Some(router));
     }

@@ -11,6 +11,7 @@ use daemon::tasks::Tasks;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::clients::Gateway;
 use super::{KUBELET_PORT, Node, born};
 use crate::host;
 
@@ -68,16 +69,17 @@ pub(crate) async fn apiserver(node: Node, stop: CancellationToken) -> anyhow::Re
             () = stop.cancelled() => return Ok(()),
             () = ready.cancelled() => {}
         }
+        // The roles of our own parts must be there before those parts ask.
+        let early = Gateway::opened(router.clone());
+        born::ensure(
+            &early
+                .clients("system:coracle", &["system:masters", AUTHENTICATED])
+                .own(),
+        )
+        .await?;
         node.gateway.open(router);
-        node.board.done(
-            "API server answers",
-            format!("https://127.0.0.1:{}", node.settings.secure_port),
-        );
-        let client = node
-            .gateway
-            .clients("system:coracle", &["system:masters", AUTHENTICATED])
-            .own();
-        born::ensure(&client).await?;
+        let address = format!("https://127.0.0.1:{}", node.settings.secure_port);
+        node.board.done("API server answers", address);
         stop.cancelled().await;
         anyhow::Ok(())
     });
