@@ -440,7 +440,7 @@ async fn service_place(call: &Call<'_>) -> Result<Place, Status> {
             continue;
         };
         for endpoint in list("endpoints") {
-            if endpoint["conditions"]["ready"] != Value::Bool(false)
+            if endpoint["conditions"]["ready"] != false
                 && let Some(address) = endpoint["addresses"][0].as_str()
             {
                 places.push((address.to_owned(), port as u16));

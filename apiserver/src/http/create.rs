@@ -20,7 +20,7 @@ pub(super) async fn create(call: &Call<'_>, row: &Row, body: Body) -> Result<Res
     get::stored(StatusCode::CREATED, row, call, &stored)
 }
 
-/// `pods/binding`: what the scheduler decided.
+/// What the scheduler decided: `pods/binding`, or a Binding of the old form that names its pod itself.
 pub(super) async fn bind(call: &Call<'_>, row: &Row, body: Body) -> Result<Response<Body>, Status> {
     let options = options::Write::parse(call.query, "CreateOptions")?;
     let bytes = body::read(body).await?;
@@ -30,17 +30,29 @@ pub(super) async fn bind(call: &Call<'_>, row: &Row, body: Body) -> Result<Respo
         kind: "Binding",
     };
     let context = call.write(options.dry_run);
-    let name = &*call.target.name;
     let mut binding = body::decode(gvk, &call.head.headers, &bytes, options.validation, |w| context.warn(w))?;
+    let name = match &*call.target.name {
+        "" => binding.name().to_owned(),
+        name => name.to_owned(),
+    };
+    if name.is_empty() {
+        return Err(Status::bad_request("name must be provided"));
+    }
     if !binding.name().is_empty() && binding.name() != name {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
-    binding.metadata_mut().insert("name".into(), name.into());
+    binding.metadata_mut().insert("name".into(), name.as_str().into());
     crate::registry::write::match_namespace(row, call.target.namespace, &mut binding)?;
+    let pods = call
+        .api
+        .registry
+        .table()
+        .find("", "pods")
+        .ok_or_else(Status::no_such_resource)?;
     let gate = call.gate(row, options.dry_run);
-    gate.mutate(name, &mut binding, None).await?;
-    let outcome = match gate.validate(name, Some(&binding), None).await {
-        Ok(()) => call.api.registry.bind(row, &context, name, &binding).await,
+    gate.mutate(&name, &mut binding, None).await?;
+    let outcome = match gate.validate(&name, Some(&binding), None).await {
+        Ok(()) => call.api.registry.bind(&pods, &context, &name, &binding).await,
         Err(status) => Err(status),
     };
     gate.finish(&binding, None, Write::Create, outcome.is_ok() && !options.dry_run)

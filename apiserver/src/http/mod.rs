@@ -346,6 +346,8 @@ async fn verb(call: &Call<'_>, body: Body) -> Result<Response<Body>, Status> {
         Verb::Get => get::get(row, call, None).await,
         Verb::List => list::list(row, call).await,
         Verb::Watch => watch::watch(row, call).await,
+        // The one kind that is posted, acted on and not kept.
+        Verb::Create if &*row.plural == "bindings" => create::bind(call, &row, body).await,
         Verb::Create if !row.is_stored() => review::create(call, &row, body).await,
         Verb::Create if row.namespaced() && target.namespace.is_empty() => Err(not_allowed()),
         Verb::Create => create::create(call, &row, body).await,

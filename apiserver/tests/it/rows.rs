@@ -306,6 +306,14 @@ async fn a_pod_is_bound_once_and_deleted_with_grace() {
     );
     let now = kit.get(&format!("{pods}/p")).await.expect(200);
     assert_eq!(now["spec"]["nodeName"], "n1");
+    pod["metadata"]["name"] = json!("q");
+    kit.post(pods, &pod).await.expect(201);
+    let other = json!({"metadata": {"name": "q"}, "target": {"kind": "Node", "name": "n2"}});
+    kit.post("/api/v1/namespaces/a/bindings", &other).await.expect(201);
+    assert_eq!(
+        kit.get(&format!("{pods}/q")).await.expect(200)["spec"]["nodeName"],
+        "n2"
+    );
     assert_eq!(now["status"]["conditions"][0]["type"], "PodScheduled");
     // The kubelet's word about it.
     let mut said = now.clone();
