@@ -130,13 +130,16 @@ impl Strategy for Jobs {
     }
     fn warnings(&self, _context: &Context<'_>, new: &Object, old: Option<&Object>) -> Vec<String> {
         let mut out = Vec::new();
-        if old.is_none() && format::dns_label(new.name()).iter().any(|_| true) {
+        if old.is_none() && !format::dns_label(new.name()).is_empty() {
             out.push(format!(
                 "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
                 format::dns_label(new.name()).join(" ")
             ));
         }
-        out.extend(pod::spec_warnings(&Field::root(new, "spec.template.spec")));
+        out.extend(pod::spec_warnings(
+            &Field::root(new, "spec.template.metadata.annotations"),
+            &Field::root(new, "spec.template.spec"),
+        ));
         out
     }
 }
@@ -491,10 +494,10 @@ impl Strategy for CronJobs {
         if schedule.contains("TZ") {
             out.push("CRON_TZ or TZ used in spec.schedule is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details".into());
         }
-        out.extend(pod::spec_warnings(&Field::root(
-            new,
-            "spec.jobTemplate.spec.template.spec",
-        )));
+        out.extend(pod::spec_warnings(
+            &Field::root(new, "spec.jobTemplate.spec.template.metadata.annotations"),
+            &Field::root(new, "spec.jobTemplate.spec.template.spec"),
+        ));
         out
     }
 }

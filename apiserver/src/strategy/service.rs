@@ -58,17 +58,46 @@ impl Strategy for Services {
         service(new, errors);
     }
     fn warnings(&self, _context: &Context<'_>, new: &Object, _old: Option<&Object>) -> Vec<String> {
-        let mut out = Vec::new();
         let spec = Field::root(new, "spec");
-        if !spec.get("loadBalancerIP").str().is_empty() {
-            out.push("spec.loadBalancerIP is deprecated".into());
-        }
-        if !spec.get("externalIPs").is_empty() {
-            out.push("spec.externalIPs is deprecated in v1.36+ and will be removed in a future release".into());
-        }
-        if spec.get("type").str() == "ExternalName" && !spec.get("externalIPs").is_empty() {
-            out.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".into());
-        }
+        let (kind, outside) = (spec.get("type").str(), !spec.get("externalIPs").is_empty());
+        let headless = kind == "ClusterIP" && spec.get("clusterIP").str() == "None";
+        let by_name = kind == "ExternalName";
+        let mut out = Vec::new();
+        let mut warn = |when: bool, text: &str| {
+            if when {
+                out.push(text.to_owned());
+            }
+        };
+        let annotations = Field::root(new, "metadata.annotations");
+        warn(
+            annotations.key("service.kubernetes.io/topology-aware-hints").present(),
+            "annotation service.kubernetes.io/topology-aware-hints is deprecated, please use service.kubernetes.io/topology-mode instead",
+        );
+        warn(
+            headless && !spec.get("loadBalancerIP").str().is_empty(),
+            "spec.loadBalancerIP is ignored for headless services",
+        );
+        warn(headless && outside, "spec.externalIPs is ignored for headless services");
+        warn(
+            headless && spec.get("sessionAffinity").str() != "None",
+            "spec.SessionAffinity is ignored for headless services",
+        );
+        warn(
+            outside && !headless && !by_name,
+            "spec.externalIPs is deprecated and may no longer be implemented in some clusters",
+        );
+        warn(
+            by_name && outside,
+            "spec.externalIPs is ignored when spec.type is \"ExternalName\"",
+        );
+        warn(
+            !by_name && !spec.get("externalName").str().is_empty(),
+            "spec.externalName is ignored when spec.type is not \"ExternalName\"",
+        );
+        warn(
+            spec.get("trafficDistribution").str() == "PreferClose",
+            "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"",
+        );
         out
     }
 }
@@ -516,7 +545,14 @@ impl Strategy for Slices {
     fn shape(&self) -> Shape {
         Shape::COUNTED
     }
+    fn prepare_create(&self, _context: &Context<'_>, new: &mut Object) {
+        self.shape().prepare_create(new);
+        drop_beta_topology(new);
+    }
     fn prepare_update(&self, context: &Context<'_>, new: &mut Object, old: &Object) {
+        if !same(new.0.get("endpoints"), old.0.get("endpoints")) {
+            drop_beta_topology(new);
+        }
         self.shape().prepare_update(context, new, old);
         // Labels say which service it is: a change of them counts too.
         if !same(new.at(&["metadata", "labels"]), old.at(&["metadata", "labels"])) {
@@ -605,6 +641,13 @@ impl Strategy for Slices {
         } else {
             Vec::new()
         }
+    }
+}
+
+/// v1 took over what it needs of this map as fields.
+fn drop_beta_topology(slice: &mut Object) {
+    for endpoint in template::objects(&mut slice.0, "endpoints") {
+        endpoint.remove("deprecatedTopology");
     }
 }
 

@@ -636,7 +636,14 @@ fn warnings_name_what_had_better_not_be() {
         &pod(),
         &[
             ("/spec/nodeSelector", json!({"beta.kubernetes.io/os": "linux"})),
-            ("/spec/containers/0/env", json!([{"name": "A"}, {"name": "A"}])),
+            (
+                "/spec/containers/0/env",
+                json!([{"name": "A"}, {"name": "A"}, {"name": "A", "value": "$(A)x"}]),
+            ),
+            (
+                "/spec/containers/0/ports",
+                json!([{"containerPort": 80}, {"containerPort": 80, "hostPort": 80}]),
+            ),
             ("/spec/containers/0/resources/requests/memory", json!("100m")),
         ],
     );
@@ -651,8 +658,9 @@ fn warnings_name_what_had_better_not_be() {
         pod::Pods.warnings(&context, &object(p), None),
         [
             "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead",
-            "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
             "spec.containers[0].resources.requests[memory]: fractional byte value \"100m\" is invalid, must be an integer",
+            "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
+            "spec.containers[0].ports[1]: overlapping port definition with spec.containers[0].ports[0]",
         ]
     );
 }

@@ -52,12 +52,12 @@ fn immutable(new: &Object, old: &Object, path: &str, errors: &mut Errors) {
 }
 
 fn template_warnings(new: &Object, old: Option<&Object>) -> Vec<String> {
-    let before = old.map(|old| Field::root(old, "spec.template").value());
-    let field = Field::root(new, "spec.template.spec");
-    if before.is_some_and(|before| same(before, Field::root(new, "spec.template").value())) {
+    // What was there before was warned of before.
+    let template = Field::root(new, "spec.template");
+    if old.is_some_and(|old| same(Field::root(old, "spec.template").value(), template.value())) {
         return Vec::new();
     }
-    pod::spec_warnings(&field)
+    pod::spec_warnings(&template.get("metadata.annotations"), &template.get("spec"))
 }
 
 #[derive(Debug)]

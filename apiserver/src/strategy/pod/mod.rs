@@ -185,7 +185,10 @@ impl Strategy for PodTemplates {
         template::validate(&Field::root(new, "template"), errors);
     }
     fn warnings(&self, _context: &Context<'_>, new: &Object, _old: Option<&Object>) -> Vec<String> {
-        spec_warnings(&Field::root(new, "template.spec"))
+        spec_warnings(
+            &Field::root(new, "template.metadata.annotations"),
+            &Field::root(new, "template.spec"),
+        )
     }
 }
 
