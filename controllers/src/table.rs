@@ -44,6 +44,7 @@ pub const TABLE: &[Row] = rows! {
     "deployment-controller" "deployment-controller" "deployment-controller" => workloads::deployment::start;
     "replicaset-controller" "replicaset-controller" "replicaset-controller" => workloads::replicaset::start_replica_sets;
     "replicationcontroller-controller" "replication-controller" "replication-controller" => workloads::replicaset::start_replication_controllers;
+    "job-controller" "job-controller" "job-controller" => workloads::job::start;
     "endpointslice-controller" "endpointslice-controller" "endpointslice-controller" => network::slices::start;
     "endpoints-controller" "endpoint-controller" "endpoint-controller" => network::endpoints::start;
     "namespace-controller" "namespace-controller" "namespace-controller" => cleanup::namespace::start;
@@ -53,6 +54,8 @@ pub const TABLE: &[Row] = rows! {
     "serviceaccount-controller" "service-account-controller" "service-account-controller" => identity::accounts::start;
     "root-ca-certificate-publisher-controller" "root-ca-cert-publisher" "root-ca-cert-publisher" => identity::roots::start;
     "clusterrole-aggregation-controller" "clusterrole-aggregation-controller" "clusterrole-aggregation-controller" => identity::roles::start;
+    "node-lifecycle-controller" "node-controller" "node-controller" => nodes::lifecycle::start;
+    "taint-eviction-controller" "node-controller" "taint-eviction-controller" => nodes::eviction::start;
     "node-ipam-controller" "node-controller" "cidrAllocator" => nodes::ipam::start;
 };
 

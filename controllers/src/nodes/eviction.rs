@@ -34,7 +34,10 @@ struct Spec {
 
 fn moving(node: &daemon::Entry<Node>) -> Vec<Taint> {
     let view: Option<View> = node.view().ok();
-    let taints = view.and_then(|view| view.spec).and_then(|spec| spec.taints).unwrap_or_default();
+    let taints = view
+        .and_then(|view| view.spec)
+        .and_then(|spec| spec.taints)
+        .unwrap_or_default();
     taints.into_iter().filter(|taint| taint.effect == "NoExecute").collect()
 }
 
@@ -43,9 +46,19 @@ fn plan(pod: &Pod, taints: &[Taint], now: Timestamp) -> Option<Duration> {
     if taints.is_empty() || !pod::is_active(pod) {
         return None;
     }
-    let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    let Ok(seconds) = eviction_after(taints, tolerations) else { return Some(Duration::ZERO) };
-    let added = taints.iter().filter_map(|taint| taint.time_added.as_ref()).map(|time| time.0).max();
+    let tolerations = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.tolerations.as_deref())
+        .unwrap_or_default();
+    let Ok(seconds) = eviction_after(taints, tolerations) else {
+        return Some(Duration::ZERO);
+    };
+    let added = taints
+        .iter()
+        .filter_map(|taint| taint.time_added.as_ref())
+        .map(|time| time.0)
+        .max();
     let end = added.unwrap_or(now) + Duration::from_secs(seconds?);
     Some(end.duration_since(now).try_into().unwrap_or(Duration::ZERO))
 }
@@ -67,14 +80,19 @@ pub async fn start(context: Context, stop: CancellationToken) -> Result<(), Erro
         let Change::Applied { old, new } = change else { return };
         let taints = moving(new);
         if !taints.is_empty() && old.is_none_or(|old| moving(old) != taints) {
-            on_node.by("node", &new.name).iter().for_each(|pod| into.add(Key::of(pod)));
+            on_node
+                .by("node", &new.name)
+                .iter()
+                .for_each(|pod| into.add(Key::of(pod)));
         }
     });
     let (known, into) = (nodes.clone(), queue.clone());
     pods.on_change(move |change| {
         let Change::Applied { new, .. } = change else { return };
         let view: Option<View> = new.view().ok();
-        let Some(node) = view.and_then(|view| view.spec).and_then(|spec| spec.node_name) else { return };
+        let Some(node) = view.and_then(|view| view.spec).and_then(|spec| spec.node_name) else {
+            return;
+        };
         if known.get("", &node).is_some_and(|node| !moving(&node).is_empty()) {
             into.add(Key::of(new));
         }
@@ -84,15 +102,21 @@ pub async fn start(context: Context, stop: CancellationToken) -> Result<(), Erro
         nodes,
         pods,
     });
-    context.work(queue, stop, move |key| reconcile(controller.clone(), key)).await
+    context
+        .work(queue, stop, move |key| reconcile(controller.clone(), key))
+        .await
 }
 
 async fn reconcile(controller: Arc<Controller>, key: Key) -> Result<Next, Error> {
     let Controller { context, nodes, pods } = &*controller;
-    let Some(entry) = pods.get(&key.namespace, &key.name) else { return Ok(Next::Done) };
+    let Some(entry) = pods.get(&key.namespace, &key.name) else {
+        return Ok(Next::Done);
+    };
     let pod = entry.typed()?;
     let node = pod::node_name(&pod).and_then(|name| nodes.get("", name));
-    let Some(taints) = node.map(|node| moving(&node)) else { return Ok(Next::Done) };
+    let Some(taints) = node.map(|node| moving(&node)) else {
+        return Ok(Next::Done);
+    };
     match plan(&pod, &taints, Timestamp::now()) {
         None => return Ok(Next::Done),
         Some(left) if !left.is_zero() => return Ok(Next::After(left)),
@@ -100,9 +124,15 @@ async fn reconcile(controller: Arc<Controller>, key: Key) -> Result<Next, Error>
     }
     let about = daemon::events::reference(&*pod);
     let text = format!("Marking for deletion Pod {key}");
-    context.recorder.publish(&about, EventType::Normal, "TaintManagerEviction", text);
+    context
+        .recorder
+        .publish(&about, EventType::Normal, "TaintManagerEviction", text);
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &key.namespace);
-    let mut conditions = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    let mut conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.clone())
+        .unwrap_or_default();
     let target = PodCondition {
         type_: "DisruptionTarget".to_owned(),
         status: "True".to_owned(),
@@ -115,7 +145,10 @@ async fn reconcile(controller: Arc<Controller>, key: Key) -> Result<Next, Error>
             "metadata": {"uid": &*entry.uid, "resourceVersion": pod.metadata.resource_version},
             "status": {"conditions": conditions},
         });
-        match api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(change)).await {
+        match api
+            .patch_status(&key.name, &PatchParams::default(), &Patch::Merge(change))
+            .await
+        {
             Err(error) if is_gone(&error) => return Ok(Next::Done),
             answer => drop(answer?),
         }

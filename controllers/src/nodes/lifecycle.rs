@@ -49,7 +49,11 @@ const OURS: [&str; 7] = [
 
 /// The conditions of a node that says nothing, where they are not so already.
 fn unknown(node: &Node, now: &Time) -> Option<Vec<NodeCondition>> {
-    let mut conditions = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    let mut conditions = node
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.clone())
+        .unwrap_or_default();
     let mut changed = false;
     for kind in VOUCHED {
         let old = condition::find(Some(&conditions), kind);
@@ -65,9 +69,9 @@ fn unknown(node: &Node, now: &Time) -> Option<Vec<NodeCondition>> {
             status: "Unknown".to_owned(),
             reason: Some(reason.to_owned()),
             message: Some(message.to_owned()),
-            last_heartbeat_time: old.and_then(|old| old.last_heartbeat_time.clone()).or_else(|| {
-                node.metadata.creation_timestamp.clone()
-            }),
+            last_heartbeat_time: old
+                .and_then(|old| old.last_heartbeat_time.clone())
+                .or_else(|| node.metadata.creation_timestamp.clone()),
             last_transition_time: None,
         };
         changed |= condition::set(&mut conditions, new, now);
@@ -83,7 +87,11 @@ fn status<'a>(node: &'a Node, kind: &str) -> &'a str {
 /// The taints that the node's conditions call for, if they differ from what it has. Taints of others stay. Without
 /// `evict` no new taint that moves pods is put on, but what is there is kept or taken off as the node recovers.
 fn taints(node: &Node, evict: bool, now: &Time) -> Option<Vec<Taint>> {
-    let have = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
+    let have = node
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.taints.clone())
+        .unwrap_or_default();
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     let unready = match status(node, "Ready") {
         "False" => Some(TAINT_NOT_READY),
@@ -189,7 +197,9 @@ pub async fn start(context: Context, stop: CancellationToken) -> Result<(), Erro
         match change {
             Change::Applied { new, .. } => {
                 let signs: Option<Signs> = new.view().ok();
-                let conditions = signs.and_then(|signs| signs.status).and_then(|status| status.conditions);
+                let conditions = signs
+                    .and_then(|signs| signs.status)
+                    .and_then(|status| status.conditions);
                 let ready = conditions.into_iter().flatten().find(|sign| sign.kind == "Ready");
                 // Our own word, that nothing is known, is no sign of life.
                 let ready = ready.filter(|sign| sign.status != "Unknown");
@@ -233,12 +243,16 @@ pub async fn start(context: Context, stop: CancellationToken) -> Result<(), Erro
         heard,
         next_eviction: Mutex::new(Instant::now()),
     });
-    context.work(queue, stop, move |key| reconcile(controller.clone(), key)).await
+    context
+        .work(queue, stop, move |key| reconcile(controller.clone(), key))
+        .await
 }
 
 async fn reconcile(controller: Arc<Controller>, key: Key) -> Result<Next, Error> {
     let Controller { context, nodes, .. } = &*controller;
-    let Some(entry) = nodes.get("", &key.name) else { return Ok(Next::Done) };
+    let Some(entry) = nodes.get("", &key.name) else {
+        return Ok(Next::Done);
+    };
     let silent = {
         let heard = controller.heard.lock().expect("no holder of this lock panics");
         heard.get(&key.name).map_or(Duration::ZERO, |heard| heard.at.elapsed())
@@ -251,6 +265,13 @@ async fn reconcile(controller: Arc<Controller>, key: Key) -> Result<Next, Error>
         && let Some(conditions) = unknown(&node, &now)
     {
         info!(node = %key.name, "nothing heard of the node");
+        let text = format!("Node {} status is now: NodeNotReady", key.name);
+        context.recorder.publish(
+            &daemon::events::reference(&node),
+            EventType::Normal,
+            "NodeNotReady",
+            text,
+        );
         node.status.get_or_insert_default().conditions = Some(conditions);
         node = match api.replace_status(&key.name, &PostParams::default(), &node).await {
             Err(error) if is_gone(&error) => return Ok(Next::Done),
@@ -272,14 +293,17 @@ async fn reconcile(controller: Arc<Controller>, key: Key) -> Result<Next, Error>
         let change = json!({
             "metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints},
         });
-        match api.patch(&key.name, &PatchParams::default(), &Patch::Merge(change)).await {
+        match api
+            .patch(&key.name, &PatchParams::default(), &Patch::Merge(change))
+            .await
+        {
             Err(error) if is_gone(&error) => return Ok(Next::Done),
             Err(error) if is_conflict(&error) => return Ok(Next::After(Duration::from_millis(20))),
             answer => drop(answer?),
         }
     }
     if unready {
-        controller.mark_pods(&node, &key.name).await?;
+        controller.mark_pods(&key.name).await?;
     }
     let left = grace.saturating_sub(silent).max(Duration::from_millis(100));
     // A node that is unknown already has no timer: a sign of life brings it back here.
@@ -293,7 +317,11 @@ impl Controller {
     fn may_evict(&self, node: &Node) -> Result<(bool, Option<Duration>), Error> {
         let moved = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
         let mut moved = moved.filter(|taint| taint.effect == "NoExecute");
-        let key = if status(node, "Ready") == "False" { TAINT_NOT_READY } else { TAINT_UNREACHABLE };
+        let key = if status(node, "Ready") == "False" {
+            TAINT_NOT_READY
+        } else {
+            TAINT_UNREACHABLE
+        };
         if moved.any(|taint| taint.key == key) {
             return Ok((true, None));
         }
@@ -304,7 +332,7 @@ impl Controller {
             unready += usize::from(same || status(&*other.typed()?, "Ready") != "True");
         }
         let Some(pace) = pace(unready, all.len()) else {
-            return Ok((false, Some(Duration::from_secs(10))));
+            return Ok((false, Some(Duration::from_secs(60))));
         };
         let mut next = self.next_eviction.lock().expect("no holder of this lock panics");
         let now = Instant::now();
@@ -316,15 +344,18 @@ impl Controller {
     }
 
     /// Nobody can vouch for the readiness of these pods, so traffic has to go elsewhere.
-    async fn mark_pods(&self, node: &Node, name: &str) -> Result<(), Error> {
+    async fn mark_pods(&self, name: &str) -> Result<(), Error> {
         let now = crate::context::now();
-        let about = daemon::events::reference(node);
         for entry in self.pods.by("node", name) {
             let pod = entry.typed()?;
             if !pod::is_ready(&pod) || pod::is_terminal(&pod) {
                 continue;
             }
-            let mut conditions = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+            let mut conditions = pod
+                .status
+                .as_ref()
+                .and_then(|status| status.conditions.clone())
+                .unwrap_or_default();
             if let Some(ready) = conditions.iter_mut().find(|condition| condition.type_ == "Ready") {
                 ready.status = "False".to_owned();
                 ready.last_transition_time = Some(now.clone());
@@ -334,17 +365,18 @@ impl Controller {
                 "status": {"conditions": conditions},
             });
             let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &entry.namespace);
-            match api.patch_status(&entry.name, &PatchParams::default(), &Patch::Merge(change)).await {
+            match api
+                .patch_status(&entry.name, &PatchParams::default(), &Patch::Merge(change))
+                .await
+            {
                 Err(error) if is_gone(&error) => {}
                 answer => drop(answer?),
             }
             let text = "Node is not ready";
             let pod = daemon::events::reference(&*pod);
-            self.context.recorder.publish(&pod, EventType::Warning, "NodeNotReady", text);
-        }
-        if status(node, "Ready") == "Unknown" {
-            let text = format!("Node {name} status is now: NodeNotReady");
-            self.context.recorder.publish(&about, EventType::Normal, "NodeNotReady", text);
+            self.context
+                .recorder
+                .publish(&pod, EventType::Warning, "NodeNotReady", text);
         }
         Ok(())
     }
@@ -357,8 +389,10 @@ mod tests {
     use super::*;
 
     fn node(conditions: &[(&str, &str)], spec: Value) -> Node {
-        let conditions: Vec<_> =
-            conditions.iter().map(|(kind, status)| json!({"type": kind, "status": status})).collect();
+        let conditions: Vec<_> = conditions
+            .iter()
+            .map(|(kind, status)| json!({"type": kind, "status": status}))
+            .collect();
         serde_json::from_value(json!({
             "metadata": {"name": "n1"}, "spec": spec, "status": {"conditions": conditions},
         }))
@@ -366,7 +400,11 @@ mod tests {
     }
 
     fn named(taints: Option<Vec<Taint>>) -> Vec<String> {
-        taints.unwrap().iter().map(|taint| format!("{}:{}", taint.key.rsplit('/').next().unwrap(), taint.effect)).collect()
+        taints
+            .unwrap()
+            .iter()
+            .map(|taint| format!("{}:{}", taint.key.rsplit('/').next().unwrap(), taint.effect))
+            .collect()
     }
 
     #[test]
@@ -375,17 +413,38 @@ mod tests {
         let other = json!({"key": "dedicated", "effect": "NoExecute"});
         let not_ready = json!({"key": TAINT_NOT_READY, "effect": "NoSchedule"});
         for (conditions, spec, evict, want) in [
-            (&[("Ready", "False")][..], json!({}), true, &["not-ready:NoSchedule", "not-ready:NoExecute"][..]),
+            (
+                &[("Ready", "False")][..],
+                json!({}),
+                true,
+                &["not-ready:NoSchedule", "not-ready:NoExecute"][..],
+            ),
             (&[("Ready", "Unknown")], json!({}), false, &["unreachable:NoSchedule"]),
             (&[], json!({}), true, &["not-ready:NoSchedule"]),
-            (&[("Ready", "True"), ("DiskPressure", "True")], json!({"taints": [other, not_ready]}), false,
-                &["dedicated:NoExecute", "disk-pressure:NoSchedule"]),
-            (&[("Ready", "True")], json!({"unschedulable": true}), false, &["unschedulable:NoSchedule"]),
+            (
+                &[("Ready", "True"), ("DiskPressure", "True")],
+                json!({"taints": [other, not_ready]}),
+                false,
+                &["dedicated:NoExecute", "disk-pressure:NoSchedule"],
+            ),
+            (
+                &[("Ready", "True")],
+                json!({"unschedulable": true}),
+                false,
+                &["unschedulable:NoSchedule"],
+            ),
             (&[("Ready", "True")], json!({"taints": [not_ready]}), false, &[]),
         ] {
-            assert_eq!(named(taints(&node(conditions, spec), evict, &now)), want, "{conditions:?}");
+            assert_eq!(
+                named(taints(&node(conditions, spec), evict, &now)),
+                want,
+                "{conditions:?}"
+            );
         }
-        assert_eq!(taints(&node(&[("Ready", "True")], json!({"taints": [other]})), false, &now), None);
+        assert_eq!(
+            taints(&node(&[("Ready", "True")], json!({"taints": [other]})), false, &now),
+            None
+        );
     }
 
     #[test]
@@ -401,8 +460,11 @@ mod tests {
         let now = crate::context::now();
         let mut node = node(&[("Ready", "True"), ("NetworkUnavailable", "False")], json!({}));
         let conditions = unknown(&node, &now).unwrap();
-        let unknown_ones: Vec<_> =
-            conditions.iter().filter(|c| c.status == "Unknown").map(|c| c.reason.clone().unwrap()).collect();
+        let unknown_ones: Vec<_> = conditions
+            .iter()
+            .filter(|c| c.status == "Unknown")
+            .map(|c| c.reason.clone().unwrap())
+            .collect();
         let never = "NodeStatusNeverUpdated";
         assert_eq!(unknown_ones, ["NodeStatusUnknown", never, never, never]);
         node.status.as_mut().unwrap().conditions = Some(conditions);

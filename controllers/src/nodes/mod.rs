@@ -2,4 +2,6 @@
 //! Leases and conditions come in, taints and conditions go out; a node that comes back undoes them.
 //! A pod is moved only because of a taint that it does not tolerate.
 
+pub mod eviction;
 pub mod ipam;
+pub mod lifecycle;
