@@ -8,7 +8,7 @@ fn main() {
     println!("cargo:rerun-if-changed=pause/pause.rs");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("pause");
     let rustc = std::env::var_os("RUSTC").expect("cargo sets RUSTC");
-    let target = std::env::var("TARGET").expect("cargo sets TARGET");
+    let target = std::env::var_os("TARGET").expect("cargo sets TARGET");
     let status = Command::new(rustc)
         .args([
             "--edition=2024",
@@ -24,7 +24,8 @@ fn main() {
             "-Clink-arg=-static",
         ])
         .args(["-Clink-arg=-Wl,--build-id=none", "-Clink-arg=-Wl,-n"])
-        .arg(format!("--target={target}"))
+        .arg("--target")
+        .arg(target)
         .arg("-o")
         .arg(&out)
         .arg("pause/pause.rs")

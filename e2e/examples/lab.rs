@@ -11,12 +11,13 @@ fn main() -> anyhow::Result<()> {
         lab::init(&words.next().expect("the lab names its ready file"));
     }
     let node = Node::start("lab", &Tools::get()?)?;
-    for (name, make) in
-        [("busybox", e2e::images::busybox as fn(&Tools, &std::path::Path) -> _), ("redis", e2e::images::redis)]
-    {
+    for (name, make) in [
+        ("busybox", e2e::images::busybox as fn(&Tools, &std::path::Path) -> _),
+        ("redis", e2e::images::redis),
+    ] {
         make(node.tools(), &node.file(&format!("{name}.tar")))?;
     }
-    println!("{:?}", node.command("sh"));
+    e2e::say(&format!("{:?}", node.command("sh")));
     std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }

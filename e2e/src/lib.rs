@@ -8,12 +8,19 @@ pub mod snapshot;
 pub mod tools;
 
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 /// How long anything in a lab may take; the machines that run tests are small and busy.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Says something to whoever runs the tests.
+pub fn say(line: &str) {
+    use std::io::Write;
+    // Nothing can be told to a reader that has gone.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
 
 /// Runs a command; its standard output, or an error with all that it said.
 pub fn run(command: &mut Command) -> anyhow::Result<String> {
@@ -41,11 +48,11 @@ pub fn said(what: &str, output: Output) -> anyhow::Result<String> {
     reason = "a test process of its own, in real time"
 )]
 pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = std::time::Instant::now() + PATIENCE;
     loop {
         match ask() {
             Ok(answer) => return Ok(answer),
-            Err(error) if Instant::now() > deadline => return Err(error.context(format!("in vain: {what}"))),
+            Err(error) if std::time::Instant::now() > deadline => return Err(error.context(format!("in vain: {what}"))),
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }
     }

@@ -27,13 +27,13 @@ fn main() -> std::process::ExitCode {
     // Two cores carry the cluster and the tests.
     arguments.test_threads = arguments.test_threads.or(Some(3));
     if !nix::unistd::Uid::effective().is_root() {
-        println!("one_node: skipped, labs need root");
+        e2e::say("one_node: skipped, labs need root");
         return std::process::ExitCode::SUCCESS;
     }
     let node = match start() {
         Ok(node) => Arc::new(node),
         Err(error) => {
-            println!("the lab does not start: {error:#}");
+            e2e::say(&format!("the lab does not start: {error:#}"));
             return std::process::ExitCode::FAILURE;
         }
     };
@@ -55,7 +55,7 @@ fn start() -> anyhow::Result<Node> {
     let node = Node::start("lab", &tools)?;
     endings::remember(&node)?;
     let said = node.coracle(&["up"]).map_err(|error| error.context(node.logs()))?;
-    print!("{said}");
+    e2e::say(&said);
     for (name, make) in [
         ("busybox", e2e::images::busybox as fn(&Tools, &std::path::Path) -> _),
         ("redis", e2e::images::redis),

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -356,7 +356,10 @@ pub(crate) async fn ended(pid: Pid) -> std::io::Result<()> {
         }
     };
     // A pidfd becomes readable when its process ends.
-    AsyncFd::new(fd.as_fd().as_raw_fd())?.readable().await?.retain_ready();
+    // SAFETY: the descriptor is owned by what is registered, so it is open, and the same one, until it is taken out.
+    #[allow(unsafe_code, reason = "registering asks for the promise above")]
+    let process = unsafe { AsyncFd::register(fd) }?;
+    process.readable().await?.retain_ready();
     // A child of ours would stay a zombie.
     let _ = nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
     Ok(())
@@ -398,7 +401,9 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_of_a_process_is_noticed() {
-        let child = std::process::Command::new("true").spawn().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
         ended(Pid::from_raw(i32::try_from(child.id()).unwrap())).await.unwrap();
+        // Reaped by `ended` or here.
+        let _ = child.wait();
     }
 }

@@ -41,7 +41,7 @@ fn web(node: &Node) -> anyhow::Result<()> {
     );
     let pods: Vec<String> = names(node, "-n web get pods -l app=web -o name")?;
     let described = node.kubectl(&format!("-n web describe {}", pods[0]))?;
-    for line in ["Successfully assigned", "Created container", "Started container"] {
+    for line in ["Successfully assigned", "Container created", "Container started"] {
         ensure!(described.contains(line), "{line:?} is missing in\n{described}");
     }
 
