@@ -27,6 +27,10 @@ impl Strategy for Schemas {
     fn shape(&self) -> Shape {
         Shape::FULL
     }
+    fn prepare_update(&self, context: &Context<'_>, new: &mut Object, old: &Object) {
+        self.shape().prepare_update(context, new, old);
+        keep_metadata(context, new, old);
+    }
     fn validate(&self, _context: &Context<'_>, new: &Object, errors: &mut Errors) {
         const LAST: i64 = 10_000;
         let spec = Field::root(new, "spec");
@@ -80,6 +84,20 @@ impl Strategy for Schemas {
             return conditions(new, errors);
         }
         self.validate(context, new, errors);
+    }
+}
+
+/// The status subresource of these two writes no metadata at all; the revision it was read at still counts.
+fn keep_metadata(context: &Context<'_>, new: &mut Object, old: &Object) {
+    if context.subresource != "status" {
+        return;
+    }
+    let revision = new.at(&["metadata", "resourceVersion"]).cloned();
+    if let Some(meta) = old.0.get("metadata") {
+        new.0.insert("metadata".into(), meta.clone());
+    }
+    if let Some(revision) = revision {
+        new.metadata_mut().insert("resourceVersion".into(), revision);
     }
 }
 
@@ -221,6 +239,10 @@ pub struct Levels;
 impl Strategy for Levels {
     fn shape(&self) -> Shape {
         Shape::FULL
+    }
+    fn prepare_update(&self, context: &Context<'_>, new: &mut Object, old: &Object) {
+        self.shape().prepare_update(context, new, old);
+        keep_metadata(context, new, old);
     }
     fn validate(&self, _context: &Context<'_>, new: &Object, errors: &mut Errors) {
         let spec = Field::root(new, "spec");

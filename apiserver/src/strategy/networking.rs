@@ -370,6 +370,13 @@ impl Strategy for ServiceRanges {
     fn shape(&self) -> Shape {
         Shape::STATUS
     }
+    /// Upstream lets whoever makes a range say its status too.
+    fn prepare_create(&self, _context: &Context<'_>, _new: &mut Object) {}
+    fn prepare_update(&self, context: &Context<'_>, new: &mut Object, old: &Object) {
+        if context.subresource == "status" {
+            self.shape().prepare_update(context, new, old);
+        }
+    }
     fn validate(&self, _context: &Context<'_>, new: &Object, errors: &mut Errors) {
         let cidrs = Field::root(new, "spec.cidrs");
         if cidrs.is_empty() {

@@ -32,6 +32,7 @@ pub(super) fn certificates() -> Vec<Resource> {
 pub(super) fn node() -> Vec<Resource> {
     vec![
         cluster("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses")
+            .create_on_update()
             .conditional_update()
             .columns("Name, Handler, Age", cells::node::runtime_class)
             .strategy(RuntimeClasses),
@@ -42,7 +43,6 @@ pub(super) fn flow_control() -> Vec<Resource> {
     vec![
         cluster(FLOW, "v1", "FlowSchema", "flowschemas")
             .status()
-            .conditional_update()
             .columns(
                 "Name, PriorityLevel, MatchingPrecedence, DistinguisherMethod, Age, MissingPL",
                 cells::cluster::flow_schema,
@@ -50,7 +50,6 @@ pub(super) fn flow_control() -> Vec<Resource> {
             .strategy(Schemas),
         cluster(FLOW, "v1", "PriorityLevelConfiguration", "prioritylevelconfigurations")
             .status()
-            .conditional_update()
             .columns(
                 "Name, Type, NominalConcurrencyShares, Queues, HandSize, QueueLengthLimit, Age",
                 cells::cluster::priority_level,
