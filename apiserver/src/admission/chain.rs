@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use super::addresses::Addresses;
 use super::escalation::Escalation;
+use super::limits::LimitRanger;
 use super::namespace::NamespaceLifecycle;
 use super::node::NodeRestriction;
 use super::owners::OwnerReferences;
+use super::pod_security::PodSecurity;
 use super::pods::{DefaultTolerationSeconds, PodTopologyLabels, RuntimeClass, TaintNodesByCondition};
 use super::priority::Priority;
+use super::quota::ResourceQuota;
 use super::service_account::ServiceAccount;
 use super::sources::Source;
 use super::volumes::{DefaultStorageClass, PersistentVolumeClaimResize, StorageObjectInUseProtection};
@@ -16,6 +19,8 @@ use super::{Admit, Chain};
 use crate::authz;
 use crate::authz::rbac::Rbac;
 use crate::registry::Registry;
+
+const QUOTA: &str = "ResourceQuota";
 
 /// A name that is no rule's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +48,13 @@ pub fn chain(
             }),
         ),
         (
+            "LimitRanger",
+            on,
+            Box::new(LimitRanger {
+                ranges: source("", "limitranges"),
+            }),
+        ),
+        (
             "ServiceAccount",
             on,
             Box::new(ServiceAccount {
@@ -58,6 +70,13 @@ pub fn chain(
             }),
         ),
         ("TaintNodesByCondition", on, Box::new(TaintNodesByCondition)),
+        (
+            "PodSecurity",
+            on,
+            Box::new(PodSecurity {
+                namespaces: source("", "namespaces"),
+            }),
+        ),
         (
             "Priority",
             on,
@@ -108,11 +127,9 @@ pub fn chain(
             }),
         ),
     ];
-    if let Some(name) = enable
-        .iter()
-        .chain(disable)
-        .find(|n| !all.iter().any(|(name, ..)| name == n))
-    {
+    let quota = !disable.iter().any(|name| name == QUOTA);
+    let is_known = |name: &str| name == QUOTA || all.iter().any(|(known, ..)| *known == name);
+    if let Some(name) = enable.iter().chain(disable).find(|name| !is_known(name)) {
         return Err(Unknown(name.clone()));
     }
     let named = |list: &[String], name: &str| list.iter().any(|n| n == name);
@@ -122,6 +139,10 @@ pub fn chain(
         .map(|(_, _, rule)| rule)
         .collect();
     rules.push(Box::new(Escalation { rbac, authz }));
+    // Reservations come last, when nothing else can refuse: addresses of the mutators, quota of the validators.
     rules.push(Box::new(addresses));
+    if quota {
+        rules.push(Box::new(ResourceQuota::new(registry.clone())));
+    }
     Ok(Chain { rules })
 }

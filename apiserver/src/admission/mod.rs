@@ -5,11 +5,15 @@
 pub mod addresses;
 pub mod chain;
 mod escalation;
+mod limits;
 mod namespace;
 mod node;
 mod owners;
+mod pod_security;
 mod pods;
 mod priority;
+mod quota;
+mod resources;
 mod service_account;
 mod sources;
 mod volumes;

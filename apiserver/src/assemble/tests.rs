@@ -601,6 +601,136 @@ async fn a_kubelet_writes_its_own_and_nothing_else() {
     assert!(message(&body).contains("can only create mirror pods"), "{body}");
 }
 
+#[tokio::test]
+async fn a_namespace_enforces_its_pod_security() {
+    let server = Running::start().await;
+    let namespace = json!({"metadata": {"name": "safe", "labels": {
+        "pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/warn": "restricted"}}});
+    assert_eq!(server.create(&admin(), "/api/v1/namespaces", namespace).await.0, 201);
+    server.account("safe").await;
+    let pods = "/api/v1/namespaces/safe/pods";
+    let pod = |host: bool| {
+        json!({"metadata": {"name": "p"},
+        "spec": {"hostNetwork": host, "containers": [{"name": "c", "image": "i"}]}})
+    };
+    let (code, body) = server.create(&admin(), pods, pod(true)).await;
+    assert_eq!(
+        (code, message(&body)),
+        (
+            403,
+            "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)"
+        )
+    );
+    assert_eq!(server.create(&admin(), pods, pod(false)).await.0, 201);
+    let namespace = json!({"metadata": {"name": "odd", "labels": {"pod-security.kubernetes.io/enforce": "strict"}}});
+    let (code, body) = server.create(&admin(), "/api/v1/namespaces", namespace).await;
+    assert_eq!((code, &body["reason"]), (422, &json!("Invalid")));
+}
+
+#[tokio::test]
+async fn a_limit_range_fills_in_and_bounds() {
+    let server = Running::start().await;
+    server.account("default").await;
+    let range = json!({"metadata": {"name": "r"}, "spec": {"limits": [
+        {"type": "Container", "default": {"cpu": "1"}, "max": {"cpu": "2"}}]}});
+    let (code, body) = server
+        .create(&admin(), "/api/v1/namespaces/default/limitranges", range)
+        .await;
+    assert_eq!(code, 201, "{body}");
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = |name: &str, limits: Value| {
+        json!({"metadata": {"name": name},
+        "spec": {"containers": [{"name": "c", "image": "i", "resources": {"limits": limits}}]}})
+    };
+    eventually(async || {
+        let (_, body) = server
+            .create(&admin(), &format!("{pods}?dryRun=All"), pod("a", json!({})))
+            .await;
+        body["spec"]["containers"][0]["resources"]["limits"]["cpu"] == "1"
+    })
+    .await;
+    let (code, body) = server.create(&admin(), pods, pod("a", json!({}))).await;
+    let resources = &body["spec"]["containers"][0]["resources"];
+    assert_eq!((code, &resources["requests"]["cpu"]), (201, &json!("1")), "{body}");
+    let (code, body) = server.create(&admin(), pods, pod("b", json!({"cpu": "3"}))).await;
+    assert_eq!(
+        (code, message(&body)),
+        (
+            403,
+            "pods \"b\" is forbidden: maximum cpu usage per Container is 2, but limit is 3"
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_quota_is_never_exceeded_and_given_back() {
+    let server = Running::start().await;
+    server.account("default").await;
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let map = |name: &str| json!({"metadata": {"name": name}});
+    assert_eq!(server.create(&admin(), maps, map("before")).await.0, 201);
+    let quota =
+        json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "3", "requests.cpu": "1", "pods": "5"}}});
+    let (code, body) = server.create(&admin(), quotas, quota).await;
+    assert_eq!(code, 201, "{body}");
+    let used = async |name: &str| {
+        let (_, quota) = server.get(&admin(), &format!("{quotas}/q")).await;
+        quota["status"]["used"][name].as_str().unwrap_or_default().to_owned()
+    };
+    eventually(async || used("configmaps").await == "1").await;
+
+    let names: Vec<String> = (0..8).map(|n| format!("m{n}")).collect();
+    let admin_ = admin();
+    let writes = names.iter().map(|name| server.create(&admin_, maps, map(name)));
+    let answers = futures::future::join_all(writes).await;
+    let made = answers.iter().filter(|(code, _)| *code == 201).count();
+    assert_eq!(made, 2, "of eight at once two fit");
+    let refused = answers.iter().find(|(code, _)| *code != 201).unwrap();
+    assert_eq!(
+        (refused.0, message(&refused.1).split_once(" is forbidden: ").unwrap().1),
+        (
+            403,
+            "exceeded quota: q, requested: configmaps=1, used: configmaps=3, limited: configmaps=3"
+        )
+    );
+    assert_eq!(used("configmaps").await, "3");
+    assert_eq!(server.create(&admin(), maps, map("before")).await.0, 403);
+    let (code, _) = server
+        .ask(&admin(), Method::DELETE, &format!("{maps}/before"), Value::Null)
+        .await;
+    assert_eq!((code, used("configmaps").await.as_str()), (200, "2"));
+
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = |name: &str, resources: Value| {
+        json!({"metadata": {"name": name},
+        "spec": {"containers": [{"name": "c", "image": "i", "resources": resources}]}})
+    };
+    let (code, body) = server.create(&admin(), pods, pod("a", json!({}))).await;
+    assert_eq!(code, 403);
+    assert!(
+        message(&body).ends_with("failed quota: q: must specify requests.cpu for: c"),
+        "{body}"
+    );
+    let cpu = json!({"requests": {"cpu": "700m"}});
+    assert_eq!(server.create(&admin(), pods, pod("a", cpu.clone())).await.0, 201);
+    assert_eq!(used("requests.cpu").await, "700m");
+    let (_, body) = server.create(&admin(), pods, pod("b", cpu)).await;
+    assert!(message(&body).contains("requested: requests.cpu=700m, used: requests.cpu=700m, limited: requests.cpu=1"));
+    let status = json!({"status": {"phase": "Succeeded"}});
+    let (code, _) = server
+        .ask(&admin(), Method::PATCH, &format!("{pods}/a/status"), status)
+        .await;
+    assert_eq!(
+        (code, used("requests.cpu").await.as_str()),
+        (200, "0"),
+        "what is over uses nothing"
+    );
+    // A write that fails after it was charged.
+    assert_eq!(server.create(&admin(), maps, map("m")).await.0, 201);
+    assert_eq!(used("configmaps").await, "3");
+}
+
 /// What differs from run to run, or was left out when the answers were recorded.
 fn without_chance(value: &mut Value) {
     const CHANCE: [&str; 9] = [
