@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Each folder is a room; a room uses only the rooms to its right in
-//! `server · http · authn · admission · authz · registry · strategy · schema · cache · store · object · identity · status`
-//! (`tests/tidy.rs` enforces it). No writer touches the cache; only the store's watch does.
+//! `assemble · config · server · bootstrap · http · authn · admission · authz · registry · strategy · schema · cache ·
+//! store · object · identity · status` (`tests/tidy.rs` enforces it). No writer touches the cache; only the store's watch does.
 
 pub mod admission;
 pub mod assemble;

@@ -58,6 +58,15 @@ impl Deref for Row {
 }
 
 impl Row {
+    fn new(resource: Resource, cache: Option<Arc<Cache>>) -> Self {
+        let (group, version) = resource.stored_as.split_once('/').unwrap_or(("", &resource.stored_as));
+        let stored_type = schema::type_of(group, version, &resource.kind);
+        Row {
+            resource,
+            cache,
+            stored_type,
+        }
+    }
     /// The cache of a stored kind; 405 for one that is never stored.
     pub fn cache(&self) -> Result<&Arc<Cache>, Status> {
         self.cache
@@ -144,13 +153,7 @@ impl Registry {
                 Some(self.caches.add(spec).await?)
             }
         };
-        let (group, version) = resource.stored_as.split_once('/').unwrap_or(("", &resource.stored_as));
-        let stored_type = schema::type_of(group, version, &resource.kind);
-        let row = Arc::new(Row {
-            resource,
-            cache,
-            stored_type,
-        });
+        let row = Arc::new(Row::new(resource, cache));
         self.change(|rows| {
             match rows
                 .iter_mut()

@@ -1,12 +1,13 @@
 //! Delete: grace, finalizers and what happens to dependents.
 //! Upstream: Store.Delete in apiserver/pkg/registry/generic/registry/store.go and rest.BeforeDelete (1.36).
 
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::write::{self, Context, Gate, Stored, Write};
 use super::{Registry, Row, from_store};
-use crate::cache::Filter;
+use crate::cache::{Filter, Item};
 use crate::object::Object;
 use crate::status::Status;
 use crate::store::{self, Entry, Expect, Revision};
@@ -14,6 +15,8 @@ use crate::strategy::{Propagation, meta};
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
+/// Deletes of one collection that are under way together.
+const AT_ONCE: usize = 32;
 
 /// DeleteOptions.
 #[derive(Debug, Default, Clone)]
@@ -151,21 +154,35 @@ impl Registry {
     ) -> Result<Vec<Stored>, Status> {
         let cache = row.cache()?;
         cache.fresh().await.map_err(super::read::from_cache)?;
-        let mut deleted = Vec::new();
-        for item in cache.snapshot().list(filter) {
-            let name = &*item.facts.name;
-            // Not more than what was listed: an object made under the same name since then stays.
-            let mut options = options.clone();
-            options.uid.get_or_insert_with(|| item.facts.uid.to_string());
-            match self.delete(row, context, name, &options, gate).await {
-                Ok(Removed::Gone { last, .. } | Removed::Pending(last)) => deleted.push(last),
-                // Somebody else was first.
-                Err(status) if status.code == 404 => {}
-                Err(status) if status.code == 409 && self.is_gone(&item.key, &item.facts.uid).await? => {}
-                Err(status) => return Err(status),
-            }
+        let items = cache.snapshot().list(filter);
+        // Many at a time: the store joins their writes.
+        stream::iter(items)
+            .map(|item| async move { self.delete_listed(row, context, &item, options, gate).await })
+            .buffered(AT_ONCE)
+            .try_filter_map(|deleted| std::future::ready(Ok(deleted)))
+            .try_collect()
+            .await
+    }
+
+    /// `None`: somebody else was first.
+    async fn delete_listed(
+        &self,
+        row: &Row,
+        context: &Context<'_>,
+        item: &Item,
+        options: &Delete,
+        gate: &dyn Gate,
+    ) -> Result<Option<Stored>, Status> {
+        let name = &*item.facts.name;
+        // Not more than what was listed: an object made under the same name since then stays.
+        let mut options = options.clone();
+        options.uid.get_or_insert_with(|| item.facts.uid.to_string());
+        match self.delete(row, context, name, &options, gate).await {
+            Ok(Removed::Gone { last, .. } | Removed::Pending(last)) => Ok(Some(last)),
+            Err(status) if status.code == 404 => Ok(None),
+            Err(status) if status.code == 409 && self.is_gone(&item.key, &item.facts.uid).await? => Ok(None),
+            Err(status) => Err(status),
         }
-        Ok(deleted)
     }
 
     async fn is_gone(&self, key: &str, uid: &str) -> Result<bool, Status> {
@@ -329,4 +346,146 @@ fn bump_generation(object: &mut Object) {
 fn shifted(time: Timestamp, seconds: i64) -> Timestamp {
     time.checked_add(SignedDuration::from_secs(seconds))
         .unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::rows;
+    use serde_json::json;
+
+    fn row(plural: &str) -> Row {
+        let resource = rows::rows().into_iter().find(|row| *row.plural == *plural).unwrap();
+        Row::new(resource, None)
+    }
+
+    fn object(value: Value) -> Object {
+        let Value::Object(fields) = value else {
+            panic!("an object")
+        };
+        Object(fields)
+    }
+
+    /// What a delete does, in a word, and the metadata that matters.
+    fn check(plural: &str, old: Value, options: Delete, want: &str) {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let said = match plan(&row(plural), &options, &object(old.clone()), now) {
+            Step::Nothing => "nothing".to_owned(),
+            Step::Remove => "remove".to_owned(),
+            Step::Mark(marked) => {
+                let at = |name: &str| marked.at(&["metadata", name]).cloned().unwrap_or_default();
+                format!(
+                    "mark {} {} {} {}",
+                    at("deletionTimestamp"),
+                    at("deletionGracePeriodSeconds"),
+                    at("generation"),
+                    at("finalizers")
+                )
+            }
+        };
+        assert_eq!(said, want, "{plural} {old} {options:?}");
+    }
+
+    fn after(seconds: i64) -> Delete {
+        Delete {
+            grace_seconds: Some(seconds),
+            ..Delete::default()
+        }
+    }
+    fn with(propagation: Propagation) -> Delete {
+        Delete {
+            propagation: Some(propagation),
+            ..Delete::default()
+        }
+    }
+
+    #[test]
+    fn what_nothing_holds_goes_at_once() {
+        check("configmaps", json!({"metadata": {}}), Delete::default(), "remove");
+        check("configmaps", json!({"metadata": {}}), after(10), "remove");
+        check(
+            "deployments",
+            json!({"metadata": {"generation": 2}}),
+            with(Propagation::Background),
+            "remove",
+        );
+    }
+
+    #[test]
+    fn finalizers_hold_and_the_generation_counts_the_mark() {
+        check(
+            "deployments",
+            json!({"metadata": {"generation": 2, "finalizers": ["a/b"]}}),
+            Delete::default(),
+            r#"mark "2026-01-01T00:00:00Z" 0 3 ["a/b"]"#,
+        );
+        check(
+            "deployments",
+            json!({"metadata": {"generation": 2}}),
+            with(Propagation::Foreground),
+            r#"mark "2026-01-01T00:00:00Z" 0 3 ["foregroundDeletion"]"#,
+        );
+        check(
+            "deployments",
+            json!({"metadata": {"finalizers": ["foregroundDeletion"]}}),
+            with(Propagation::Orphan),
+            r#"mark "2026-01-01T00:00:00Z" 0 null ["orphan"]"#,
+        );
+        // Without a word of its own a delete keeps what an earlier one asked for.
+        let waiting = json!({"metadata": {"deletionTimestamp": "2025-12-31T00:00:00Z", "deletionGracePeriodSeconds": 0, "finalizers": ["foregroundDeletion"]}});
+        check(
+            "deployments",
+            waiting.clone(),
+            Delete::default(),
+            r#"mark "2025-12-31T00:00:00Z" 0 null ["foregroundDeletion"]"#,
+        );
+        check("deployments", waiting, with(Propagation::Background), "remove");
+    }
+
+    #[test]
+    fn a_running_pod_is_given_its_time_and_can_only_be_hurried() {
+        let running = json!({"metadata": {}, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Running"}});
+        check(
+            "pods",
+            running.clone(),
+            Delete::default(),
+            r#"mark "2026-01-01T00:00:30Z" 30 null null"#,
+        );
+        check(
+            "pods",
+            running.clone(),
+            after(5),
+            r#"mark "2026-01-01T00:00:05Z" 5 null null"#,
+        );
+        check("pods", running, after(0), "remove");
+        let ending = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:30Z", "deletionGracePeriodSeconds": 30},
+            "spec": {"nodeName": "n"}, "status": {"phase": "Running"}});
+        check("pods", ending.clone(), Delete::default(), "nothing");
+        check("pods", ending.clone(), after(60), "nothing");
+        check(
+            "pods",
+            ending.clone(),
+            after(10),
+            r#"mark "2026-01-01T00:00:10Z" 10 null null"#,
+        );
+        check("pods", ending, after(0), "remove");
+        let waiting = json!({"metadata": {}, "spec": {"terminationGracePeriodSeconds": 30}});
+        check("pods", waiting, Delete::default(), "remove");
+    }
+
+    #[test]
+    fn a_namespace_waits_for_its_own_finalizers() {
+        check(
+            "namespaces",
+            json!({"metadata": {}, "spec": {"finalizers": ["kubernetes"]}}),
+            Delete::default(),
+            r#"mark "2026-01-01T00:00:00Z" null null null"#,
+        );
+        check(
+            "namespaces",
+            json!({"metadata": {}, "spec": {}}),
+            Delete::default(),
+            "remove",
+        );
+    }
 }
