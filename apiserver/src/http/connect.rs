@@ -408,7 +408,7 @@ async fn service_place(call: &Call<'_>) -> Result<Place, Status> {
     let ports = service.at(&["spec", "ports"]).and_then(Value::as_array);
     let ports = ports.into_iter().flatten();
     let wanted = ports
-        .filter(|p| port.is_empty() || p["name"] == port || p["port"].to_string() == port)
+        .filter(|p| port.is_empty() || p["name"] == port || p["port"].as_u64() == port.parse().ok())
         .map(|p| p["name"].as_str().unwrap_or("").to_owned())
         .next();
     let unavailable = || Status::unavailable(format!("no endpoints available for service {name:?}"));
