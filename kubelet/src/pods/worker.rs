@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     admit,
     backoff::Backoff,
-    observed::{Observed, Seen, observe},
+    observed::{Observed, Seen, State, observe},
     plan::{self, Facts, Finished, Plan, Sandbox},
     probes::{Target, Was},
     shared::{Inbox, Shared},
@@ -94,6 +94,9 @@ pub struct Worker {
     /// Ended containers that the runtime may still show as running, and how often it did.
     exiting: HashMap<String, u32>,
     words: HashMap<String, String>,
+    /// When containers ended. At the look before they had not, whatever the wall clock says.
+    ends: HashMap<String, Instant>,
+    looked: Option<Instant>,
     refresh: Option<Instant>,
     /// The volumes are to be looked at, whatever else there is to do.
     stale: bool,
@@ -117,6 +120,8 @@ impl Worker {
             told: HashMap::new(),
             exiting: HashMap::new(),
             words: HashMap::new(),
+            ends: HashMap::new(),
+            looked: None,
             refresh: None,
             stale: true,
             failures: 0,
@@ -222,7 +227,10 @@ impl Worker {
 
     async fn look(&mut self) -> Result<Observed, runtime::Error> {
         let wall = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
-        let observed = observe(&*self.shared.runtime, &self.uid, wall).await?;
+        let now = Instant::now();
+        let mut observed = observe(&*self.shared.runtime, &self.uid, wall).await?;
+        self.date(&mut observed);
+        self.looked = Some(now);
         let ids = observed
             .sandboxes
             .iter()
@@ -234,6 +242,17 @@ impl Worker {
             *looks < 10 && observed.containers.iter().any(|c| c.id == *id && c.running())
         });
         Ok(observed)
+    }
+
+    fn date(&mut self, observed: &mut Observed) {
+        for seen in &mut observed.containers {
+            if let State::Exited(exit) = &mut seen.state {
+                let bound = self.looked.map_or(exit.at, |looked| exit.at.max(looked));
+                exit.at = *self.ends.entry(seen.id.clone()).or_insert(bound);
+            }
+        }
+        self.ends
+            .retain(|id, _| observed.containers.iter().any(|c| c.id == *id));
     }
 
     /// CRI may show an ended container as running for a moment: look again soon, then less soon.
@@ -822,7 +841,3 @@ async fn sleep_until(at: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
-
-#[cfg(test)]
-#[path = "worker_tests.rs"]
-mod tests;

@@ -37,12 +37,16 @@ pub enum Refusal {
     Unknown(String),
 }
 
+/// Answers, and until when they are believed.
+type Remembered<K, V> = Mutex<HashMap<K, (V, Instant)>>;
+
 pub struct Gate {
     client: kube::Client,
     server: Server,
     node: String,
-    tokens: Mutex<HashMap<[u8; 32], (Option<User>, Instant)>>,
-    decisions: Mutex<HashMap<(User, String, String), (bool, Instant)>>,
+    tokens: Remembered<[u8; 32], Option<User>>,
+    /// By user, verb and subresource.
+    decisions: Remembered<(User, String, String), bool>,
 }
 
 impl std::fmt::Debug for Gate {
@@ -140,7 +144,7 @@ impl Gate {
                 groups: u.groups.unwrap_or_default(),
             });
         let until = Instant::now() + TOKENS;
-        remember(&self.tokens, key, (user.clone(), until), |(_, until)| *until);
+        remember(&self.tokens, key, (user.clone(), until));
         Ok(user)
     }
 
@@ -173,7 +177,7 @@ impl Gate {
         let answer = reviews.create(&PostParams::default(), &review).await.map_err(unknown)?;
         let allowed = answer.status.is_some_and(|s| s.allowed);
         let until = Instant::now() + if allowed { ALLOWED } else { DENIED };
-        remember(&self.decisions, key, (allowed, until), |(_, until)| *until);
+        remember(&self.decisions, key, (allowed, until));
         Ok(allowed)
     }
 }
@@ -186,11 +190,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().expect("no holder of this lock panics")
 }
 
-fn remember<K: std::hash::Hash + Eq, V>(map: &Mutex<HashMap<K, V>>, key: K, value: V, until: fn(&V) -> Instant) {
+fn remember<K: std::hash::Hash + Eq, V>(map: &Remembered<K, V>, key: K, value: (V, Instant)) {
     let mut map = lock(map);
     if map.len() >= REMEMBERED {
         let now = Instant::now();
-        map.retain(|_, v| until(v) > now);
+        map.retain(|_, (_, until)| *until > now);
         if map.len() >= REMEMBERED {
             map.clear();
         }
