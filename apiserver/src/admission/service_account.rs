@@ -17,7 +17,7 @@ const DEFAULT: &str = "default";
 const VOLUME_PREFIX: &str = "kube-api-access-";
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Not a round hour: it tells apart the tokens that were asked for here, whose life is extended for old clients.
-pub const TOKEN_SECONDS: i64 = 3607;
+const TOKEN_SECONDS: i64 = 3607;
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// The account `default` appears shortly after its namespace.
 const PATIENCE: Duration = Duration::from_secs(2);

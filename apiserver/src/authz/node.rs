@@ -24,6 +24,8 @@ pub enum Kind {
 }
 
 type Name = (Arc<str>, Arc<str>);
+/// How many pods of each node.
+type Nodes = HashMap<Arc<str>, u32>;
 
 /// A bound pod, reduced to what matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,7 +152,7 @@ impl Volume {
 pub struct Graph {
     pods: HashMap<Name, Pod>,
     /// For each object, the nodes with pods that refer to it and how many do.
-    readers: HashMap<(Kind, Arc<str>, Arc<str>), HashMap<Arc<str>, u32>>,
+    readers: HashMap<(Kind, Arc<str>, Arc<str>), Nodes>,
     volumes: HashMap<Arc<str>, Volume>,
     /// Volume attachments and their nodes.
     attachments: HashMap<Arc<str>, Arc<str>>,

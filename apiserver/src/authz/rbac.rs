@@ -81,7 +81,7 @@ fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(f
 type Place = (Arc<str>, Arc<str>);
 
 /// Whom a binding names, as a request carries him.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Who {
     User(Arc<str>),
     Group(Arc<str>),
@@ -95,13 +95,34 @@ struct Binding {
     subjects: Vec<Subject>,
 }
 
+/// The bindings of one place by whom they name.
+#[derive(Debug, Default)]
+struct Granted {
+    users: ByName,
+    groups: ByName,
+}
+
+type ByName = HashMap<Arc<str>, Vec<Arc<Binding>>>;
+
+impl Granted {
+    fn of(&mut self, who: Who) -> (&mut ByName, Arc<str>) {
+        match who {
+            Who::User(name) => (&mut self.users, name),
+            Who::Group(name) => (&mut self.groups, name),
+        }
+    }
+    fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.groups.is_empty()
+    }
+}
+
 /// The index.
 #[derive(Debug, Default)]
 pub struct Graph {
     roles: HashMap<Place, Arc<[Rule]>>,
     bindings: HashMap<Place, Arc<Binding>>,
-    /// By namespace (empty: in the whole cluster), then subject.
-    granted: HashMap<Arc<str>, HashMap<Who, Vec<Arc<Binding>>>>,
+    /// By namespace; empty: in the whole cluster.
+    granted: HashMap<Arc<str>, Granted>,
     /// Words are few and repeated in hundreds of rules.
     words: HashSet<Arc<str>>,
 }
@@ -129,10 +150,11 @@ impl Graph {
                 let Some(who) = who(subject, &old.namespace) else {
                     continue;
                 };
-                if let Some(list) = granted.get_mut(&who) {
+                let (lists, name) = granted.of(who);
+                if let Some(list) = lists.get_mut(&name) {
                     list.retain(|b| !Arc::ptr_eq(b, &old));
                     if list.is_empty() {
-                        granted.remove(&who);
+                        lists.remove(&name);
                     }
                 }
             }
@@ -152,7 +174,8 @@ impl Graph {
             let Some(who) = who(subject, &binding.namespace) else {
                 continue;
             };
-            let list = granted.entry(who).or_default();
+            let (lists, name) = granted.of(who);
+            let list = lists.entry(name).or_default();
             if !list.iter().any(|b| Arc::ptr_eq(b, &binding)) {
                 list.push(binding.clone());
             }
@@ -190,10 +213,10 @@ impl Graph {
             let Some(granted) = self.granted.get(place) else {
                 continue;
             };
-            let keys = std::iter::once(Who::User(user.name.as_str().into()))
-                .chain(user.groups.iter().map(|g| Who::Group(g.as_str().into())));
-            for key in keys {
-                found.extend(granted.get(&key).into_iter().flatten());
+            // Nothing is allocated here: every request comes by.
+            found.extend(granted.users.get(user.name.as_str()).into_iter().flatten());
+            for group in &user.groups {
+                found.extend(granted.groups.get(group.as_str()).into_iter().flatten());
             }
         }
         found

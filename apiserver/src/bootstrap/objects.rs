@@ -8,7 +8,7 @@ use super::{Parameters, Wanted};
 
 /// Upstream's system namespaces; `default` holds the `kubernetes` Service.
 pub const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
-pub const SERVICE: &str = "kubernetes";
+const SERVICE: &str = "kubernetes";
 
 pub(super) fn wanted(parameters: &Parameters) -> Vec<Wanted> {
     let mut out: Vec<Wanted> = NAMESPACES.iter().map(|name| namespace(name)).collect();
