@@ -9,6 +9,7 @@ pub mod hooks;
 pub mod images;
 pub mod net;
 pub mod observed;
+mod perform;
 pub mod plan;
 pub mod probes;
 pub mod shared;

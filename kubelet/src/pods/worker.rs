@@ -17,6 +17,7 @@ use super::{
     admit,
     backoff::Backoff,
     observed::{Observed, Seen, State, observe},
+    perform::{Done, ips, perform},
     plan::{self, Facts, Finished, Plan, Sandbox},
     probes::{Target, Was},
     shared::{Inbox, Shared},
@@ -24,10 +25,7 @@ use super::{
     sync::{Stuck, definition, grace},
     translate::Subject,
 };
-use crate::{
-    runtime::{self, label},
-    volumes,
-};
+use crate::runtime::{self, label};
 
 #[derive(Debug)]
 enum Life {
@@ -648,79 +646,6 @@ impl Worker {
     }
 }
 
-/// What came of one round of work.
-#[derive(Debug, Default)]
-struct Done {
-    volumes: Option<volumes::Prepared>,
-    started: Vec<(plan::Start, Result<(), Stuck>)>,
-    /// The pod as a whole could not go on.
-    held: bool,
-}
-
-async fn perform(shared: &Arc<Shared>, subject: &Subject<'_>, plan: &Plan, observed: &Observed, inbox: &Inbox) -> Done {
-    let mut done = Done::default();
-    let pod = subject.pod;
-    let known = ips(observed);
-    let ip = known.first().map(String::as_str);
-    join_all(
-        plan.stop
-            .iter()
-            .filter_map(|stop| observed.containers.iter().find(|c| c.id == stop.id).map(|s| (stop, s)))
-            .map(|(stop, seen)| async move {
-                let seconds = Duration::from_secs(grace(pod, stop.grace));
-                shared.stop(Some(pod), seen, seconds, &stop.why, ip).await;
-            }),
-    )
-    .await;
-    let world = shared.world(subject.namespace, pod, known.clone());
-    match shared.volumes.prepare(pod, &world).await {
-        Ok(prepared) => done.volumes = Some(prepared),
-        Err(error) => {
-            shared.event(pod, None, true, "FailedMount", &error.to_string());
-            done.held = true;
-            return done;
-        }
-    }
-    let (sandbox, attempt, addresses) = match &plan.sandbox {
-        Sandbox::Unneeded => return done,
-        Sandbox::Keep(id) => (id.clone(), observed.sandboxes.first().map_or(0, |s| s.attempt), known),
-        Sandbox::Create { attempt } => {
-            let made = match shared.make_cgroup(subject) {
-                Ok(()) => shared.make_sandbox(subject, *attempt).await,
-                Err(held) => Err(held),
-            };
-            let Ok(id) = made else {
-                done.held = true;
-                return done;
-            };
-            let status = shared.runtime.sandbox_status(&id).await;
-            let network = status.ok().and_then(|s| s.network).unwrap_or_default();
-            let all = std::iter::once(network.ip).chain(network.additional_ips.into_iter().map(|a| a.ip));
-            (id, *attempt, all.filter(|ip| !ip.is_empty()).collect())
-        }
-    };
-    let host = super::translate::host_network(subject.spec());
-    let addresses = if host {
-        shared.node.borrow().host_ips.clone()
-    } else {
-        addresses
-    };
-    let empty = HashMap::new();
-    let volumes = done.volumes.as_ref().map_or(&empty, |v| &v.mounts);
-    for start in &plan.start {
-        let target = definition(pod, &start.name).and_then(|(_, target)| observed.latest(&target?));
-        let starting = shared.start(subject, start, (&sandbox, attempt), &addresses, volumes, target);
-        let result = tokio::select! {
-            biased;
-            result = starting => result,
-            // A pull may take long, a pod that is to go does not wait for it.
-            () = deleted(inbox) => break,
-        };
-        done.started.push((start.clone(), result));
-    }
-    done
-}
-
 /// What a status is made of besides the pod and the runtime's state.
 #[derive(Debug)]
 struct Telling<'a> {
@@ -768,19 +693,6 @@ async fn write(
     Ok(revision.and_then(|r| r.parse().ok()).map(|revision| (revision, next)))
 }
 
-/// Returns when the API wants the pod gone. The news stays in the box for the next step.
-async fn deleted(inbox: &Inbox) {
-    let mut seen = inbox.watch();
-    loop {
-        let going = inbox.peek(|news| news.gone || news.entry.as_ref().is_some_and(|e| e.deleting));
-        if going {
-            return;
-        }
-        // The sender lives in the box, which is borrowed here.
-        seen.changed().await.expect("the box is still there");
-    }
-}
-
 /// Returns with the new period when a deletion allows less time than the one under way.
 async fn hurry(inbox: &Inbox, seconds: u64) -> u64 {
     let mut seen = inbox.watch();
@@ -800,10 +712,6 @@ async fn hurry(inbox: &Inbox, seconds: u64) -> u64 {
         // The sender lives in the box, which is borrowed here.
         seen.changed().await.expect("the box is still there");
     }
-}
-
-fn ips(observed: &Observed) -> Vec<String> {
-    observed.current().map(|s| s.ips.clone()).unwrap_or_default()
 }
 
 fn was(pod: &Pod, id: &str) -> Option<Was> {
