@@ -42,14 +42,12 @@ impl Serving {
         let Some(serving) = self.fronts.get(&to).or_else(node) else {
             return false;
         };
-        if to == by {
-            !serving.is_empty()
-        } else {
-            !serving.contains(&Endpoint {
-                address: by.0,
-                port: by.1,
-            })
-        }
+        // An endpoint may be the Service's own address: that of the cluster's DNS is.
+        let served = serving.contains(&Endpoint {
+            address: by.0,
+            port: by.1,
+        });
+        !served && (to != by || !serving.is_empty())
     }
 }
 
@@ -135,6 +133,14 @@ mod tests {
             fronts: [
                 ((ip("10.96.0.7"), 53), [endpoint].into()),
                 ((ip("10.96.0.8"), 53), [].into()),
+                (
+                    (ip("10.96.0.10"), 53),
+                    [Endpoint {
+                        address: ip("10.96.0.10"),
+                        port: 53,
+                    }]
+                    .into(),
+                ),
             ]
             .into(),
             node: [(30053, [endpoint].into())].into(),
@@ -151,6 +157,7 @@ mod tests {
             ("192.0.2.10:30053", "10.244.0.6:53", true),
             ("192.0.2.10:30053", "10.244.0.5:53", false),
             ("192.0.2.99:30053", "192.0.2.99:30053", false),
+            ("10.96.0.10:53", "10.96.0.10:53", false),
         ] {
             let at = |text: &str| {
                 let (address, port) = text.split_once(':').unwrap();

@@ -19,8 +19,8 @@ use crate::cidr::Cidr;
 use crate::conntrack::{self, Serving};
 use crate::feed::{Feed, News};
 use crate::health::Status;
-use crate::model::{Reach, UDP};
-use crate::nft::{self, Kernel, Nft, Transaction, Watch};
+use crate::model::UDP;
+use crate::nft::{self, Kernel, Nft, Op, Transaction, Watch};
 use crate::plan::{Book, Network, Owner, Piece, TABLE, sets};
 use crate::{Config, route};
 
@@ -51,6 +51,8 @@ struct Loop {
     feed: Feed,
     book: Book,
     surroundings: Network,
+    /// The bridge, the route and the settings are as `surroundings` says.
+    prepared: bool,
     table: Table,
     kernel: Option<Kernel>,
     backoff: Backoff,
@@ -81,6 +83,7 @@ pub(crate) async fn run(
         feed: feed.clone(),
         book: Book::default(),
         surroundings,
+        prepared: false,
         table: Table::Unknown,
         kernel: Some(kernel),
         backoff,
@@ -211,15 +214,20 @@ impl Loop {
 
     /// The bridge, the route and the kernel's settings; says whether the table has to be made again for them.
     async fn prepare(&mut self) -> Result<bool, Error> {
+        let node = self.feed.node();
+        // A node says every few minutes that it lives; that is no reason to touch anything.
+        let same = surroundings(&self.config, node.as_deref(), self.surroundings.bridge_filtered) == self.surroundings;
+        if self.prepared && same {
+            return Ok(false);
+        }
         if self.config.bridge.is_some() && route::lacks_bridge_filter() {
-            // Only at the start and when the node changes. Without the module there is another way, so failure is no error.
+            // Only at the start and when the node's range changes. Without the module there is another way, so failure is no error.
             let loaded = tokio::process::Command::new("modprobe")
                 .arg("br_netfilter")
                 .output()
                 .await;
             debug!(?loaded, "modprobe br_netfilter");
         }
-        let node = self.feed.node();
         let config = self.config.clone();
         let made = tokio::task::spawn_blocking(move || {
             let filtered = route::settings()?;
@@ -239,6 +247,7 @@ impl Loop {
         })
         .await
         .map_err(Error::Panic)?;
+        self.prepared = made.is_ok();
         match made {
             Ok(wanted) if wanted == self.surroundings => Ok(false),
             Ok(wanted) => {
@@ -280,7 +289,39 @@ impl Loop {
         }
         self.status
             .send_if_modified(|status| !std::mem::replace(&mut status.healthy, true));
+        self.forget_clients().await?;
         self.forget_flows().await
+    }
+
+    /// Clients that would return to an endpoint that left. The rules choose another for whoever is forgotten.
+    async fn forget_clients(&mut self) -> Result<(), Error> {
+        if !self.book.clients_left() {
+            return Ok(());
+        }
+        let found = self.with_kernel(|kernel| kernel.dump(&[sets::STICKY])).await?;
+        let clients = match found {
+            Ok(Some(mut dump)) => dump.sets.remove(sets::STICKY).unwrap_or_default(),
+            Ok(None) => Vec::new(),
+            Err(error) => {
+                self.failed(&error);
+                return Ok(());
+            }
+        };
+        let stale = self.book.stale(&clients);
+        debug!(clients = clients.len(), stale = stale.len(), "forgetting clients");
+        self.with_kernel(move |kernel| {
+            for client in stale {
+                let op = Op::DeleteElements {
+                    set: sets::STICKY.to_owned(),
+                    elements: vec![client],
+                };
+                // One at a time: its time may be over since, and one that is refused would take the others along.
+                if let Err(error) = kernel.apply(&Transaction { ops: vec![op] }) {
+                    debug!(error = %daemon::chain(&error), "a client was gone already");
+                }
+            }
+        })
+        .await
     }
 
     async fn forget_flows(&mut self) -> Result<(), Error> {
@@ -338,11 +379,8 @@ type Udp = BTreeMap<(Ipv4Addr, u16), HashSet<crate::model::Endpoint>>;
 fn udp(piece: Option<&Piece>) -> Udp {
     let mut all = Udp::new();
     let Some(piece) = piece else { return all };
-    for (front, _, name) in piece.fronts.iter().filter(|(front, ..)| front.name.protocol == UDP) {
-        let groups = piece
-            .groups
-            .iter()
-            .filter(|g| g.name == *name && matches!(g.reach, Reach::All | Reach::Near));
+    for (front, _) in piece.fronts.iter().filter(|(front, _)| front.name.protocol == UDP) {
+        let groups = piece.groups.iter().filter(|g| g.name == front.name);
         all.entry((front.name.address, front.name.port))
             .or_default()
             .extend(groups.flat_map(|g| g.slots.iter().copied()));

@@ -4,13 +4,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::layout::{FIXED, chain_name, dispatch_element, dispatch_map, note};
+use super::layout::{PICK, note};
 use super::{
-    Class, Front, Group, Name, Network, Picker, Piece, Stage, allowed_element, foundation, front_element,
-    hairpin_element, member_element, picker, piece, sets, slot_element,
+    Class, Front, Group, Name, Network, Origin, Picker, Piece, Stage, allowed_element, endpoints_of, foundation,
+    front_element, hairpin_element, map_of, picker, piece, sets, slot_element,
 };
 use crate::model::{Endpoint, Reach, ServicePort};
-use crate::nft::{Data, Dump, Element, Op, Transaction};
+use crate::nft::{Data, Dump, Element, Op, Transaction, Value};
 
 /// Whose elements they are. Where two want the same frontend the first one has it until it lets go.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,6 +40,8 @@ pub struct Book {
     /// Where endpoints were when this program started.
     found: HashMap<(Name, Reach), Vec<Endpoint>>,
     changes: Changes,
+    /// A slot is gone to which clients may return.
+    left: bool,
 }
 
 #[derive(Debug, Default)]
@@ -74,21 +76,12 @@ impl Changes {
 impl Piece {
     fn elements(&self) -> Vec<(&'static str, Element)> {
         let mut all = Vec::new();
-        for (front, class, name) in &self.fronts {
-            all.push((sets::SERVICES, front_element(front, class, name)));
+        for (front, class) in &self.fronts {
+            all.push((map_of(front.name.origin(), front.stage), front_element(front, class)));
         }
-        for Group {
-            name,
-            reach,
-            slots,
-            sticky,
-        } in &self.groups
-        {
-            for (slot, endpoint) in slots.iter().enumerate() {
-                all.push((sets::ENDPOINTS, slot_element(name, *reach, slot, endpoint)));
-                if *sticky {
-                    all.push((sets::MEMBERS, member_element(name, *reach, endpoint)));
-                }
+        for group in &self.groups {
+            for (slot, endpoint) in group.slots.iter().enumerate() {
+                all.push((endpoints_of(group.name.origin()), slot_element(group, slot, endpoint)));
             }
         }
         all.extend(
@@ -104,19 +97,21 @@ impl Book {
     /// Starts from what a former run left in the kernel: endpoints keep their slots.
     pub fn remember(&mut self, dump: &Dump) {
         let mut slots: HashMap<(Name, Reach), Vec<(u32, Endpoint)>> = HashMap::new();
-        for element in dump.sets.get(sets::ENDPOINTS).into_iter().flatten() {
-            let (Some(name), Some(slot)) = (Name::read(&element.key), element.key.get(12..16)) else {
-                continue;
-            };
-            let slot = u32::from_ne_bytes([slot[0], slot[1], slot[2], slot[3]]);
-            let reach = if slot & 1 << 31 == 0 { Reach::All } else { Reach::Near };
-            let Some(crate::nft::Value::Data(value)) = &element.value else {
-                continue;
-            };
-            let Some(endpoint) = Endpoint::read(value) else {
-                continue;
-            };
-            slots.entry((name, reach)).or_default().push((slot, endpoint));
+        for origin in [Origin::Address, Origin::Node] {
+            for element in dump.sets.get(endpoints_of(origin)).into_iter().flatten() {
+                let Some((name, [a, b, c, d])) = Name::read(origin, &element.key) else {
+                    continue;
+                };
+                let slot = u32::from_ne_bytes([*a, *b, *c, *d]);
+                let reach = if slot & 1 << 31 == 0 { Reach::All } else { Reach::Near };
+                let Some(Value::Data(value)) = &element.value else {
+                    continue;
+                };
+                let Some(endpoint) = Endpoint::read(value) else {
+                    continue;
+                };
+                slots.entry((name, reach)).or_default().push((slot, endpoint));
+            }
         }
         self.found = slots
             .into_iter()
@@ -141,7 +136,7 @@ impl Book {
         });
 
         let mut free = BTreeSet::new();
-        for (front, ..) in &old.fronts {
+        for (front, _) in &old.fronts {
             self.fronts.remove(front);
             free.insert(*front);
         }
@@ -149,7 +144,7 @@ impl Book {
             all.remove(owner);
         }
         let mut mine = HashSet::new();
-        new.fronts.retain(|(front, ..)| {
+        new.fronts.retain(|(front, _)| {
             if self.fronts.contains_key(front) {
                 self.waiting.entry(*front).or_default().insert(owner.clone());
                 return false;
@@ -174,7 +169,7 @@ impl Book {
             })
         });
 
-        for (_, class, _) in &new.fronts {
+        for (_, class) in &new.fronts {
             if let Class::Pick(picker) = class
                 && self.pickers.insert(*picker)
             {
@@ -198,6 +193,13 @@ impl Book {
         }
         for ((set, _), element) in gone {
             self.changes.delete(set, element);
+        }
+        for group in old.groups.iter().filter(|g| g.sticky) {
+            let now = new
+                .groups
+                .iter()
+                .find(|g| g.name == group.name && g.reach == group.reach);
+            self.left |= now.is_none_or(|g| g.slots.len() < group.slots.len());
         }
         self.count_hairpin(&old.hairpin, &new.hairpin);
         if !new.fronts.is_empty() || !new.hairpin.is_empty() {
@@ -232,6 +234,41 @@ impl Book {
 
     pub fn owners(&self) -> impl Iterator<Item = &Owner> {
         self.pieces.keys()
+    }
+
+    /// Whether clients may be remembered with endpoints that left; asking ends it.
+    pub fn clients_left(&mut self) -> bool {
+        std::mem::take(&mut self.left)
+    }
+
+    /// Which of these elements of `sticky` lead to a slot that is no more. Whoever was with an endpoint that left goes to the one
+    /// in its place, if there is one.
+    pub fn stale(&self, clients: &[Element]) -> Vec<Element> {
+        let mut groups: HashMap<Name, Vec<&Group>> = HashMap::new();
+        for group in self.pieces.values().flat_map(|p| &p.groups).filter(|g| g.sticky) {
+            groups.entry(group.name).or_default().push(group);
+        }
+        let is_served = |client: &&Element| {
+            let (_, key) = client.key.split_at_checked(4)?;
+            let (name, _) = Name::read(Origin::Address, key)?;
+            let node = Name {
+                address: Ipv4Addr::UNSPECIFIED,
+                ..name
+            };
+            let Some(Value::Data(value)) = &client.value else {
+                return None;
+            };
+            let slot = u32::from_ne_bytes(value.first_chunk().copied()?);
+            let within = |g: &&Group| slot.checked_sub(g.base()).is_some_and(|n| (n as usize) < g.slots.len());
+            Some(
+                groups
+                    .get(&name)
+                    .or_else(|| groups.get(&node))?
+                    .iter()
+                    .any(|g| within(g)),
+            )
+        };
+        clients.iter().filter(|c| is_served(c) != Some(true)).cloned().collect()
     }
 
     /// The frontends and endpoints that an owner has.
@@ -293,7 +330,7 @@ impl Book {
     }
 
     fn forget_unused(&mut self) {
-        let classes = self.pieces.values().flat_map(|p| &p.fronts).map(|(_, class, _)| class);
+        let classes = self.pieces.values().flat_map(|p| &p.fronts).map(|(_, class)| class);
         self.pickers = classes
             .filter_map(|c| if let Class::Pick(p) = c { Some(*p) } else { None })
             .collect();
@@ -313,25 +350,13 @@ impl Book {
 
         let mut wanted = self.wanted();
         let mut changes = Changes::default();
-        let pick_chains: HashSet<_> = dump.chains.iter().filter(|name| name.starts_with("pick-")).collect();
-        let mut dispatched: HashMap<(&'static str, Data), &Element> = HashMap::new();
-        for map in sets::DISPATCHING {
-            let elements = dump.sets.get(map).into_iter().flatten();
-            dispatched.extend(elements.map(|e| ((map, e.key.clone()), e)));
-        }
-        for (map, classes) in FIXED {
-            for class in *classes {
-                dispatched.remove(&(*map, dispatch_element(class).key));
-            }
-        }
-        for picker in &self.pickers {
-            let key = dispatch_element(&Class::Pick(*picker)).key;
-            if dispatched.remove(&(dispatch_map(picker.stage), key)).is_none() {
-                changes.pickers.insert(*picker);
-            }
-        }
+        let found: HashSet<_> = dump.chains.iter().filter(|name| name.starts_with(PICK)).collect();
+        let used: HashSet<String> = self.pickers.iter().map(Picker::chain).collect();
+        changes
+            .pickers
+            .extend(self.pickers.iter().filter(|p| !found.contains(&p.chain())));
         let mut ops = Vec::new();
-        for set in sets::OURS.into_iter().filter(|set| !sets::DISPATCHING.contains(set)) {
+        for set in sets::OURS {
             for element in dump.sets.get(set).into_iter().flatten() {
                 match wanted.remove(&(set, element.key.clone())) {
                     Some(same) if same == *element => {}
@@ -339,9 +364,7 @@ impl Book {
                         changes.delete(set, element.clone());
                         changes.add.insert((set, other.key.clone()), other);
                     }
-                    // Ports that pods want, and endpoints of them, have no address of their own.
-                    None if !pods && element.key.starts_with(&[0; 4]) => {}
-                    None if !pods && set == sets::HAIRPIN => {}
+                    None if !pods && of_node(set) => {}
                     None => changes.delete(set, element.clone()),
                 }
             }
@@ -349,29 +372,21 @@ impl Book {
         changes.add.extend(wanted);
         self.changes = changes;
         ops.extend(self.changes().ops);
-        // Ways of choosing that nobody uses, once nothing leads there.
-        if pods && !dispatched.is_empty() {
-            let used: HashSet<String> = self
-                .pickers
-                .iter()
-                .filter_map(|p| chain_name(&Class::Pick(*p)))
-                .collect();
-            let unused = dispatched
-                .into_iter()
-                .map(|(key, element)| (key, element.clone()))
-                .collect();
-            for (set, elements) in by_set(unused) {
-                ops.push(Op::DeleteElements {
-                    set: set.to_owned(),
-                    elements,
-                });
-            }
-            let mut idle: Vec<_> = pick_chains.into_iter().filter(|name| !used.contains(*name)).collect();
+        // Ways of choosing that nobody uses, now that nothing leads there.
+        if pods {
+            let mut idle: Vec<_> = found.into_iter().filter(|name| !used.contains(*name)).collect();
             idle.sort();
             ops.extend(idle.into_iter().map(|name| Op::DeleteChain(name.clone())));
         }
+        // Clients may return to endpoints that left while nobody looked.
+        self.left = self.pieces.values().flat_map(|p| &p.groups).any(|g| g.sticky);
         Transaction { ops }
     }
+}
+
+/// Whether elements of a set may belong to ports that pods want.
+fn of_node(set: &str) -> bool {
+    sets::NODE.contains(&set) || set == sets::NODE_ENDPOINTS || set == sets::HAIRPIN
 }
 
 /// Elements by set, sorted, so that equal changes make equal transactions.

@@ -2,12 +2,12 @@
 
 use std::net::Ipv4Addr;
 
-use super::{Class, Network, Origin, Picker, Stage, scope, sets};
+use super::{Class, Network, Origin, Picker, Stage, endpoints_of, map_of, sets};
 use crate::cidr::Cidr;
 use crate::model::{Reach, TCP};
 use crate::nft::{
-    Base, Chain, ChainType, Compare, Data, Element, Expr, Header, Holds, Hook, Meta, Op, Refusal, Reg, Rule, Set, Side,
-    Update, Value, Verdict, Word,
+    Base, Chain, ChainType, Compare, Data, Expr, Header, Holds, Hook, Meta, Op, Refusal, Reg, Rule, Set, Side, Update,
+    Verdict, Word,
 };
 
 /// Our table.
@@ -18,26 +18,7 @@ pub const TABLE: &str = "coracle";
 pub const MARK: u32 = 0x4000;
 
 /// Changes with the meaning of chains, sets or classes: a table with another number is replaced.
-const VERSION: u32 = 1;
-
-/// Classes that are always there, by the map that dispatches them.
-pub(super) const FIXED: &[(&str, &[Class])] = &[
-    (
-        sets::DISPATCH,
-        &[
-            Class::Refuse,
-            Class::Drop,
-            Class::Split(Origin::Address),
-            Class::Split(Origin::Node),
-            Class::Guard,
-        ],
-    ),
-    (
-        sets::ADMITTED,
-        &[Class::Refuse, Class::Drop, Class::Split(Origin::Address)],
-    ),
-    (sets::CHOSEN, &[Class::Refuse, Class::Drop]),
-];
+const VERSION: u32 = 2;
 
 const REFUSE: &str = "refuse";
 const GUARD: &str = "guard";
@@ -45,15 +26,15 @@ const GUARD: &str = "guard";
 /// Elements of `sticky` at most; clients beyond that get any endpoint.
 const STICKY: u32 = 262_144;
 
-// Words of a rule. A frontend's key lies in 0–3; its value in 4–8: class, class, and the Service's name in 6–8. So a slot
-// number in 9 completes the key of `endpoints`, and the client's address in 5 that of `sticky`. An endpoint lies in 10–11.
+// Words of a rule. A frontend's key lies in 0–2, that of a port of the node in 1–2; a slot number in 3 completes the key of
+// its endpoints. The key of a client lies in 4–7, an endpoint, or a client's slot, in 8–9.
 const KEY: Reg = Reg::new(0);
-const CLASS: Reg = Reg::new(4);
-const CLIENT: Reg = Reg::new(5);
-const NAME: Reg = Reg::new(6);
-const SLOT: Reg = Reg::new(9);
-const ADDRESS: Reg = Reg::new(10);
-const PORT: Reg = Reg::new(11);
+const PROTOCOL: Reg = Reg::new(1);
+const FRONT_PORT: Reg = Reg::new(2);
+const SLOT: Reg = Reg::new(3);
+const CLIENT: Reg = Reg::new(4);
+const ADDRESS: Reg = Reg::new(8);
+const PORT: Reg = Reg::new(9);
 
 fn network(offset: u32, to: Reg) -> Expr {
     Expr::Payload {
@@ -119,53 +100,35 @@ fn mark() -> [Expr; 3] {
     ]
 }
 
-/// Loads the frontend's key, finds it and leaves class and name.
-fn find(origin: Origin, stage: Stage) -> Vec<Expr> {
-    vec![
-        match origin {
-            Origin::Address => destination(KEY),
-            Origin::Node => Expr::Immediate {
-                to: KEY,
-                value: Ipv4Addr::UNSPECIFIED.octets().to_vec(),
-            },
-        },
-        Expr::Meta {
-            key: Meta::L4Proto,
-            to: Reg::new(1),
-        },
-        Expr::Payload {
-            header: Header::Transport,
-            offset: 2,
-            len: 2,
-            to: Reg::new(2),
-        },
-        Expr::Immediate {
-            to: Reg::new(3),
-            value: (stage as u32).to_ne_bytes().to_vec(),
-        },
-        Expr::Lookup {
-            set: sets::SERVICES.to_owned(),
-            from: KEY,
-            to: Some(CLASS),
-            invert: false,
-        },
-    ]
-}
-
-/// Each stage has a map of its own: one for all would lead from a chain back to itself, and the kernel refuses loops.
-pub(super) fn dispatch_map(stage: Stage) -> &'static str {
-    match stage {
-        Stage::First => sets::DISPATCH,
-        Stage::Admitted => sets::ADMITTED,
-        Stage::Inside | Stage::Outside => sets::CHOSEN,
+/// Loads the key of a frontend; says where it begins.
+fn load(origin: Origin) -> (Vec<Expr>, Reg) {
+    let (protocol, port) = protocol_and_port(PROTOCOL, FRONT_PORT);
+    match origin {
+        Origin::Address => (vec![destination(KEY), protocol, port], KEY),
+        Origin::Node => (vec![protocol, port], PROTOCOL),
     }
 }
 
+fn protocol_and_port(protocol: Reg, port: Reg) -> (Expr, Expr) {
+    let protocol = Expr::Meta {
+        key: Meta::L4Proto,
+        to: protocol,
+    };
+    let port = Expr::Payload {
+        header: Header::Transport,
+        offset: 2,
+        len: 2,
+        to: port,
+    };
+    (protocol, port)
+}
+
+/// Goes where the frontend leads at this stage, if it is one.
 fn dispatch(origin: Origin, stage: Stage) -> Vec<Expr> {
-    let mut steps = find(origin, stage);
+    let (mut steps, from) = load(origin);
     steps.push(Expr::Dispatch {
-        map: dispatch_map(stage).to_owned(),
-        from: CLASS,
+        map: map_of(origin, stage).to_owned(),
+        from,
     });
     steps
 }
@@ -232,28 +195,20 @@ pub fn foundation(surroundings: &Network) -> Vec<Op> {
             note: note(surroundings),
         },
         set(
-            sets::SERVICES,
-            &[Address, Protocol, Port, Number],
-            Holds::Values(vec![Number, Number, Address, Protocol, Port]),
-        ),
-        set(sets::DISPATCH, &[Number, Number], Holds::Verdicts),
-        set(sets::ADMITTED, &[Number, Number], Holds::Verdicts),
-        set(sets::CHOSEN, &[Number, Number], Holds::Verdicts),
-        set(
             sets::ENDPOINTS,
             &[Address, Protocol, Port, Number],
             Holds::Values(vec![Address, Port]),
         ),
         set(
-            sets::MEMBERS,
-            &[Address, Protocol, Port, Number, Address, Port],
-            Holds::Nothing,
+            sets::NODE_ENDPOINTS,
+            &[Protocol, Port, Number],
+            Holds::Values(vec![Address, Port]),
         ),
         set(sets::HAIRPIN, &[Address, Address], Holds::Nothing),
         Op::AddSet(Set {
             name: sets::STICKY.to_owned(),
             key: vec![Address, Address, Protocol, Port],
-            holds: Holds::Values(vec![Address, Port]),
+            holds: Holds::Values(vec![Number]),
             ranges: false,
             dynamic: Some(STICKY),
         }),
@@ -265,6 +220,12 @@ pub fn foundation(surroundings: &Network) -> Vec<Op> {
             dynamic: None,
         }),
     ];
+    for map in [sets::SERVICES, sets::INSIDE, sets::OUTSIDE, sets::ADMITTED] {
+        ops.push(set(map, &[Address, Protocol, Port], Holds::Verdicts));
+    }
+    for map in sets::NODE {
+        ops.push(set(map, &[Protocol, Port], Holds::Verdicts));
+    }
     refuse(&mut ops, surroundings);
     for origin in [Origin::Address, Origin::Node] {
         split(&mut ops, origin, surroundings);
@@ -274,12 +235,6 @@ pub fn foundation(surroundings: &Network) -> Vec<Op> {
         entry(&mut ops, name, hook, surroundings);
     }
     leave(&mut ops, surroundings);
-    for (map, classes) in FIXED {
-        ops.push(Op::AddElements {
-            set: (*map).to_owned(),
-            elements: classes.iter().map(dispatch_element).collect(),
-        });
-    }
     ops
 }
 
@@ -323,26 +278,16 @@ fn split(ops: &mut Vec<Op>, origin: Origin, surroundings: &Network) {
 
 fn guard(ops: &mut Vec<Op>) {
     ops.push(plain_chain(GUARD));
-    let mut steps = vec![
-        destination(KEY),
-        Expr::Meta {
-            key: Meta::L4Proto,
-            to: Reg::new(1),
-        },
-        Expr::Payload {
-            header: Header::Transport,
-            offset: 2,
-            len: 2,
-            to: Reg::new(2),
-        },
-        source(Reg::new(3)),
+    let (mut steps, from) = load(Origin::Address);
+    steps.extend([
+        source(SLOT),
         Expr::Lookup {
             set: sets::ALLOWED.to_owned(),
-            from: KEY,
+            from,
             to: None,
             invert: false,
         },
-    ];
+    ]);
     steps.extend(dispatch(Origin::Address, Stage::Admitted));
     ops.push(rule(GUARD, steps));
     ops.push(rule(GUARD, [Expr::Verdict(Verdict::Drop)]));
@@ -482,142 +427,100 @@ fn leave(ops: &mut Vec<Op>, surroundings: &Network) {
     }
 }
 
-/// The chain of a class.
-pub(super) fn chain_name(class: &Class) -> Option<String> {
-    Some(match class {
-        Class::Refuse => REFUSE.to_owned(),
-        Class::Drop => return None,
-        Class::Split(origin) => split_name(*origin).to_owned(),
-        Class::Guard => GUARD.to_owned(),
-        Class::Pick(p) => {
-            let origin = match p.origin {
-                Origin::Address => "address",
-                Origin::Node => "node",
-            };
-            let stage = match p.stage {
-                Stage::First => "",
-                Stage::Inside => "-inside",
-                Stage::Outside => "-outside",
-                Stage::Admitted => "-admitted",
-            };
-            let reach = match p.reach {
-                Reach::All => "",
-                Reach::Near => "-near",
-            };
-            let masquerade = if p.masquerade { "-masquerade" } else { "" };
-            let sticky = if p.sticky > 0 {
-                format!("-sticky-{}", p.sticky)
-            } else {
-                String::new()
-            };
-            format!("pick-{origin}{stage}{reach}{masquerade}-{}{sticky}", p.count)
-        }
-    })
-}
-
-pub(super) fn dispatch_element(class: &Class) -> Element {
-    let key = class.words().iter().flat_map(|w| w.to_ne_bytes()).collect();
-    let verdict = chain_name(class).map_or(Verdict::Drop, Verdict::Goto);
-    Element {
-        key,
-        until: None,
-        value: Some(Value::Verdict(verdict)),
+/// What becomes of a packet of a class.
+pub(super) fn verdict(class: &Class) -> Verdict {
+    match class {
+        Class::Refuse => Verdict::Goto(REFUSE.to_owned()),
+        Class::Drop => Verdict::Drop,
+        Class::Split(origin) => Verdict::Goto(split_name(*origin).to_owned()),
+        Class::Guard => Verdict::Goto(GUARD.to_owned()),
+        Class::Pick(picker) => Verdict::Goto(picker.chain()),
     }
 }
 
-/// Makes the chain that chooses endpoints in one way, and leads its class there.
+/// Names of chains that choose endpoints begin so.
+pub(super) const PICK: &str = "pick-";
+
+impl Picker {
+    /// The chain that chooses this way: all about it is in its name, so that a chain that is found is known.
+    pub(super) fn chain(&self) -> String {
+        let origin = match self.origin {
+            Origin::Address => "address",
+            Origin::Node => "node",
+        };
+        let reach = match self.reach {
+            Reach::All => "",
+            Reach::Near => "-near",
+        };
+        let masquerade = if self.masquerade { "-masquerade" } else { "" };
+        let sticky = if self.sticky > 0 {
+            format!("-sticky-{}", self.sticky)
+        } else {
+            String::new()
+        };
+        format!("{PICK}{origin}{reach}{masquerade}-{}{sticky}", self.count)
+    }
+}
+
+/// Makes the chain that chooses endpoints in one way.
 pub fn picker(picker: &Picker) -> Vec<Op> {
-    let class = Class::Pick(*picker);
-    let name = chain_name(&class).expect("a picker has a chain");
+    let name = picker.chain();
     let mut ops = vec![plain_chain(&name)];
     if picker.masquerade {
         ops.push(rule(&name, mark()));
     }
-    let found = || find(picker.origin, picker.stage);
-    let finish = [Expr::Translate {
-        address: ADDRESS,
-        port: PORT,
-    }];
-    let timeout_ms = u64::from(picker.sticky) * 1000;
-    let remember = Expr::Update {
-        set: sets::STICKY.to_owned(),
-        how: Update::Put,
-        key: CLIENT,
-        value: Some(ADDRESS),
-        timeout_ms,
+    let find = |slot: Expr| {
+        let (mut steps, from) = load(picker.origin);
+        steps.push(slot);
+        steps.push(Expr::Lookup {
+            set: endpoints_of(picker.origin).to_owned(),
+            from,
+            to: Some(ADDRESS),
+            invert: false,
+        });
+        steps.push(Expr::Translate {
+            address: ADDRESS,
+            port: PORT,
+        });
+        steps
+    };
+    let draw = |to| Expr::Random {
+        to,
+        modulus: u32::from(picker.count),
+        offset: picker.base(),
     };
     if picker.sticky > 0 {
-        // A client that was here before, if its endpoint still serves.
-        let mut again = found();
-        again.extend([
-            source(CLIENT),
-            Expr::Lookup {
-                set: sets::STICKY.to_owned(),
-                from: CLIENT,
-                to: Some(ADDRESS),
-                invert: false,
-            },
-            Expr::Immediate {
-                to: SLOT,
-                value: scope(picker.reach).to_ne_bytes().to_vec(),
-            },
-            Expr::Lookup {
-                set: sets::MEMBERS.to_owned(),
-                from: NAME,
-                to: None,
-                invert: false,
-            },
-            remember.clone(),
-        ]);
-        again.extend(finish.clone());
-        ops.push(rule(&name, again));
-        let mut forget = found();
-        forget.extend([
-            source(CLIENT),
-            // The kernel wants the value of a map's element named, also to delete it.
-            Expr::Lookup {
-                set: sets::STICKY.to_owned(),
-                from: CLIENT,
-                to: Some(ADDRESS),
-                invert: false,
-            },
+        let (protocol, port) = protocol_and_port(Reg::new(6), Reg::new(7));
+        let client = [source(CLIENT), destination(Reg::new(5)), protocol, port];
+        // A new client is given a slot; one that was here before keeps its own, and its time begins again.
+        let remember = [
+            draw(ADDRESS),
             Expr::Update {
                 set: sets::STICKY.to_owned(),
-                how: Update::Delete,
+                how: Update::Put,
                 key: CLIENT,
                 value: Some(ADDRESS),
-                timeout_ms: 0,
+                timeout_ms: u64::from(picker.sticky) * 1000,
             },
-        ]);
-        ops.push(rule(&name, forget));
-    }
-    let mut choose = found();
-    choose.push(match picker.count {
-        1 => Expr::Immediate {
+        ];
+        ops.push(rule(&name, client.clone().into_iter().chain(remember)));
+        let recall = [
+            Expr::Lookup {
+                set: sets::STICKY.to_owned(),
+                from: CLIENT,
+                to: Some(ADDRESS),
+                invert: false,
+            },
+            Expr::SetMark { from: ADDRESS },
+        ];
+        ops.push(rule(&name, client.into_iter().chain(recall)));
+        let recalled = Expr::Meta {
+            key: Meta::Mark,
             to: SLOT,
-            value: scope(picker.reach).to_ne_bytes().to_vec(),
-        },
-        count => Expr::Random {
-            to: SLOT,
-            modulus: u32::from(count),
-            offset: scope(picker.reach),
-        },
-    });
-    choose.push(Expr::Lookup {
-        set: sets::ENDPOINTS.to_owned(),
-        from: NAME,
-        to: Some(ADDRESS),
-        invert: false,
-    });
-    if picker.sticky > 0 {
-        choose.push(source(CLIENT));
-        choose.push(remember);
+        };
+        ops.push(rule(&name, find(recalled)));
     }
-    choose.extend(finish);
-    ops.push(rule(&name, choose));
-    ops.push(Op::AddElements {
-        set: dispatch_map(picker.stage).to_owned(),
-        elements: vec![dispatch_element(&class)],
-    });
+    // Also for clients that could not be remembered, because there are too many.
+    ops.push(rule(&name, find(draw(SLOT))));
     ops
 }

@@ -3,11 +3,13 @@
 //! Invariant: a packet costs the same few lookups whatever the number of Services, and a change of one Service touches the
 //! elements of that Service alone.
 //!
-//! One map, `services`, holds every address and port that leads somewhere. Its value is a *class* and the Service's own name
-//! in the table (cluster IP, protocol, port). The few classes in use are dispatched to a chain each: one chain serves all
-//! Services with, say, three endpoints. The chain draws a number below three and finds the endpoint in the map `endpoints`
-//! under name and number. No chain and no verdict belongs to one Service, so a change is a change of plain data: the kernel
-//! checks verdict maps as a whole at each change, plain ones not at all.
+//! A verdict map holds every address and port that leads somewhere, and the chain that it leads to. There is a chain for
+//! each *way of choosing* in use, not for each Service: one serves all Services with, say, three endpoints. It draws a number
+//! below three and finds the endpoint in the map `endpoints` under address, port and number. So a change of a Service is a
+//! change of a few elements, and a new endpoint in the place of an old one is a change of plain data.
+//!
+//! A rule never carries a value from one lookup to the next one's key: the kernel could, but the nft tool cannot show such
+//! rules, and before version 1.1 it aborts when it lists any table of a host that has them.
 
 mod book;
 mod layout;
@@ -23,20 +25,36 @@ pub use layout::{MARK, TABLE, foundation, picker};
 
 /// Names of sets and maps.
 pub mod sets {
+    /// Where first packets are looked up, by address, protocol and port.
     pub const SERVICES: &str = "services";
-    pub const DISPATCH: &str = "dispatch";
-    pub const ADMITTED: &str = "dispatch-admitted";
-    pub const CHOSEN: &str = "dispatch-chosen";
+    pub const INSIDE: &str = "services-inside";
+    pub const OUTSIDE: &str = "services-outside";
+    pub const ADMITTED: &str = "services-admitted";
+    /// The same for ports of the node, whatever its addresses.
+    pub const NODE_PORTS: &str = "node-ports";
+    pub const NODE_INSIDE: &str = "node-ports-inside";
+    pub const NODE_OUTSIDE: &str = "node-ports-outside";
     pub const ENDPOINTS: &str = "endpoints";
-    pub const MEMBERS: &str = "members";
+    pub const NODE_ENDPOINTS: &str = "node-endpoints";
+    /// Which endpoint a client had last. Its elements are made by rules.
     pub const STICKY: &str = "sticky";
     pub const HAIRPIN: &str = "hairpin";
     pub const ALLOWED: &str = "allowed";
-    /// Those that lead classes to chains.
-    pub const DISPATCHING: [&str; 3] = [DISPATCH, ADMITTED, CHOSEN];
-    /// All whose elements are ours to compare; those of `STICKY` belong to the kernel.
-    pub const OURS: [&str; 8] = [
-        SERVICES, DISPATCH, ADMITTED, CHOSEN, ENDPOINTS, MEMBERS, HAIRPIN, ALLOWED,
+    /// Verdict maps over ports of the node.
+    pub const NODE: [&str; 3] = [NODE_PORTS, NODE_INSIDE, NODE_OUTSIDE];
+    /// All whose elements are ours to compare.
+    pub const OURS: [&str; 11] = [
+        SERVICES,
+        INSIDE,
+        OUTSIDE,
+        ADMITTED,
+        NODE_PORTS,
+        NODE_INSIDE,
+        NODE_OUTSIDE,
+        ENDPOINTS,
+        NODE_ENDPOINTS,
+        HAIRPIN,
+        ALLOWED,
     ];
 }
 
@@ -56,7 +74,7 @@ pub struct Network {
     pub bridge_filtered: bool,
 }
 
-/// A Service's name in the table.
+/// An address and port that lead to a Service. The address is unspecified for ports of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name {
     pub address: Ipv4Addr,
@@ -71,19 +89,19 @@ pub enum Origin {
     Node,
 }
 
-/// How far a lookup has come: some frontends are looked up a second time, with more known about the client.
+/// How far a lookup has come: some frontends are looked up again, with more known about the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stage {
-    First = 0,
+    First,
     /// The client is of this cluster.
-    Inside = 1,
+    Inside,
     /// The client is from elsewhere.
-    Outside = 2,
+    Outside,
     /// The client is one of those that may use the load balancer.
-    Admitted = 3,
+    Admitted,
 }
 
-/// An address and port that lead to a Service, at a stage of the lookup. The address is unspecified for ports of the node.
+/// A place in the verdict maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Front {
     pub name: Name,
@@ -108,7 +126,6 @@ pub enum Class {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Picker {
     pub origin: Origin,
-    pub stage: Stage,
     pub reach: Reach,
     /// The answer has to come back through this node.
     pub masquerade: bool,
@@ -117,11 +134,13 @@ pub struct Picker {
     pub sticky: u32,
 }
 
-/// The endpoints of a Service in their slots.
+/// The endpoints of a frontend in their slots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     pub name: Name,
     pub reach: Reach,
+    /// As its picker says; it is a part of the slots' numbers where clients stay.
+    pub masquerade: bool,
     pub slots: Vec<Endpoint>,
     pub sticky: bool,
 }
@@ -129,8 +148,7 @@ pub struct Group {
 /// All that one Service or pod has in the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Piece {
-    /// Frontends with what is done and for which Service.
-    pub fronts: Vec<(Front, Class, Name)>,
+    pub fronts: Vec<(Front, Class)>,
     pub groups: Vec<Group>,
     /// Clients that a guarded frontend admits.
     pub allowed: Vec<(Name, Cidr)>,
@@ -148,7 +166,7 @@ pub fn piece<'a>(ports: &[ServicePort], slots: impl Fn(Name, Reach) -> Option<&'
     piece.hairpin.dedup();
     // An address may be said twice, as external and as cluster IP.
     let mut seen = std::collections::HashSet::new();
-    piece.fronts.retain(|(front, ..)| seen.insert(*front));
+    piece.fronts.retain(|(front, _)| seen.insert(*front));
     piece
 }
 
@@ -158,131 +176,92 @@ fn one<'a>(port: &ServicePort, slots: &impl Fn(Name, Reach) -> Option<&'a [Endpo
         protocol: port.protocol,
         port: port.port,
     };
-    let node = |number| Name {
-        address: Ipv4Addr::UNSPECIFIED,
-        port: number,
-        ..name
-    };
     let sticky = port.sticky.unwrap_or(0);
-    // A port that a pod wants of the node is a Service without a cluster IP, whose clients keep their addresses.
-    let (origin, bare) = if port.address.is_unspecified() {
-        (Origin::Node, true)
-    } else {
-        (Origin::Address, false)
+    let wanted = |reach| match reach {
+        Reach::All => &port.all,
+        Reach::Near => &port.near,
     };
-
-    let count = |reach| {
-        let found = match reach {
-            Reach::All => &port.all,
-            Reach::Near => &port.near,
-        };
-        u16::try_from(found.len()).unwrap_or(u16::MAX)
-    };
-    let pick = |origin, stage, reach, masquerade| match (count(reach), port.all.is_empty()) {
-        (_, true) => Class::Refuse,
-        (0, false) => Class::Drop,
-        (count, false) => Class::Pick(Picker {
-            origin,
-            stage,
+    let most = most(port.sticky.is_some());
+    let count = |reach| u16::try_from(wanted(reach).len().min(most)).expect("at most sixteen bits");
+    let pick = |name: Name, reach, masquerade| match count(reach) {
+        _ if port.all.is_empty() => Class::Refuse,
+        0 => Class::Drop,
+        count => Class::Pick(Picker {
+            origin: name.origin(),
             reach,
             masquerade,
             count,
             sticky,
         }),
     };
-    let mut used = Vec::new();
-    let mut front = |front: Front, class: Class| {
-        if let Class::Pick(picker) = class
-            && !used.contains(&picker.reach)
-        {
-            used.push(picker.reach);
-        }
-        piece.fronts.push((front, class, name));
-    };
+    let mut fronts = Vec::new();
+    let mut front = |name: Name, stage: Stage, class: Class| fronts.push((Front { name, stage }, class));
 
-    front(
-        Front {
-            name,
-            stage: Stage::First,
-        },
-        pick(origin, Stage::First, port.internal, false),
-    );
-    let outer = |front: &mut dyn FnMut(Front, Class), at: Name, origin: Origin, stage: Stage| match port.external {
-        Reach::All => front(Front { name: at, stage }, pick(origin, stage, Reach::All, true)),
-        Reach::Near if port.all.is_empty() => front(Front { name: at, stage }, Class::Refuse),
+    front(name, Stage::First, pick(name, port.internal, false));
+    let outer = |front: &mut dyn FnMut(Name, Stage, Class), at: Name, stage: Stage| match port.external {
+        Reach::All => front(at, stage, pick(at, Reach::All, true)),
+        Reach::Near if port.all.is_empty() => front(at, stage, Class::Refuse),
         // Who is in the cluster reaches all endpoints: the address is only a longer way to the cluster IP.
         Reach::Near => {
-            front(Front { name: at, stage }, Class::Split(origin));
-            front(
-                Front {
-                    name: at,
-                    stage: Stage::Inside,
-                },
-                pick(origin, Stage::Inside, Reach::All, false),
-            );
-            front(
-                Front {
-                    name: at,
-                    stage: Stage::Outside,
-                },
-                pick(origin, Stage::Outside, Reach::Near, false),
-            );
+            front(at, stage, Class::Split(at.origin()));
+            front(at, Stage::Inside, pick(at, Reach::All, false));
+            front(at, Stage::Outside, pick(at, Reach::Near, false));
         }
     };
-    if !bare {
-        for address in &port.externals {
-            outer(
-                &mut front,
-                Name {
-                    address: *address,
-                    ..name
-                },
-                Origin::Address,
-                Stage::First,
-            );
-        }
-        for address in &port.balancers {
-            let at = Name {
+    // A port that a pod wants of the node is a Service without a cluster IP, and has no other doors.
+    for address in &port.externals {
+        outer(
+            &mut front,
+            Name {
                 address: *address,
                 ..name
-            };
-            if port.sources.is_empty() {
-                outer(&mut front, at, Origin::Address, Stage::First);
-            } else {
-                front(
-                    Front {
-                        name: at,
-                        stage: Stage::First,
-                    },
-                    Class::Guard,
-                );
-                outer(&mut front, at, Origin::Address, Stage::Admitted);
-                piece.allowed.extend(port.sources.iter().map(|source| (at, *source)));
-            }
-        }
-        if let Some(number) = port.node_port {
-            outer(&mut front, node(number), Origin::Node, Stage::First);
-        }
+            },
+            Stage::First,
+        );
     }
-    for reach in used {
-        let wanted = match reach {
-            Reach::All => &port.all,
-            Reach::Near => &port.near,
+    for address in &port.balancers {
+        let at = Name {
+            address: *address,
+            ..name
         };
-        let slots = keep(slots(name, reach).unwrap_or_default(), wanted);
-        piece.groups.push(Group {
-            name,
-            reach,
-            slots,
-            sticky: port.sticky.is_some(),
-        });
+        if port.sources.is_empty() {
+            outer(&mut front, at, Stage::First);
+        } else {
+            front(at, Stage::First, Class::Guard);
+            outer(&mut front, at, Stage::Admitted);
+            piece.allowed.extend(port.sources.iter().map(|source| (at, *source)));
+        }
     }
+    if let Some(number) = port.node_port {
+        let at = Name {
+            address: Ipv4Addr::UNSPECIFIED,
+            port: number,
+            ..name
+        };
+        outer(&mut front, at, Stage::First);
+    }
+    for (front, class) in &fronts {
+        let Class::Pick(Picker { reach, masquerade, .. }) = *class else {
+            continue;
+        };
+        let there = |g: &Group| g.name == front.name && g.reach == reach;
+        if !piece.groups.iter().any(there) {
+            piece.groups.push(Group {
+                name: front.name,
+                reach,
+                masquerade,
+                slots: keep(slots(front.name, reach).unwrap_or_default(), wanted(reach), most),
+                sticky: port.sticky.is_some(),
+            });
+        }
+    }
+    piece.fronts.extend(fronts);
     piece.hairpin.extend(&port.here);
 }
 
 /// Puts endpoints into slots so that few of them move.
-fn keep(old: &[Endpoint], wanted: &[Endpoint]) -> Vec<Endpoint> {
-    let wanted = &wanted[..wanted.len().min(usize::from(u16::MAX))];
+fn keep(old: &[Endpoint], wanted: &[Endpoint], most: usize) -> Vec<Endpoint> {
+    let wanted = &wanted[..wanted.len().min(most)];
     let old = &old[..old.len().min(wanted.len())];
     let staying: std::collections::HashSet<_> = old.iter().filter(|e| wanted.contains(e)).collect();
     let mut coming = wanted.iter().filter(|e| !staying.contains(e));
@@ -295,52 +274,73 @@ fn keep(old: &[Endpoint], wanted: &[Endpoint]) -> Vec<Endpoint> {
         .collect()
 }
 
-impl Class {
-    /// The two words by which classes are dispatched.
-    pub fn words(&self) -> [u32; 2] {
-        match self {
-            Self::Refuse => [1 << 28, 0],
-            Self::Drop => [2 << 28, 0],
-            Self::Split(origin) => [3 << 28 | (*origin as u32) << 24, 0],
-            Self::Guard => [4 << 28, 0],
-            Self::Pick(p) => {
-                let bits = (p.origin as u32) << 24
-                    | (p.stage as u32) << 20
-                    | u32::from(p.reach == Reach::Near) << 17
-                    | u32::from(p.masquerade) << 16;
-                [5 << 28 | bits | u32::from(p.count), p.sticky]
-            }
-        }
+/// Where the numbers of a group's slots begin. A client that stays has its slot's number written into the packet's mark on
+/// the way from one rule to the next, so there the number also says what the mark has to say, and is like no other mark.
+fn base(reach: Reach, masquerade: bool, sticky: bool) -> u32 {
+    const STICKY: u32 = 0x2c0a_0000;
+    let near = if reach == Reach::Near { 1 << 31 } else { 0 };
+    match (sticky, masquerade) {
+        (false, _) => near,
+        (true, false) => near | STICKY,
+        (true, true) => near | STICKY | MARK,
     }
 }
 
-/// Where the slots of an endpoint group begin.
-fn scope(reach: Reach) -> u32 {
-    match reach {
-        Reach::All => 0,
-        Reach::Near => 1 << 31,
+/// Slots of a group at most; endpoints beyond get no new connections.
+fn most(sticky: bool) -> usize {
+    // Below the bit that asks for the node's address.
+    if sticky { 0x3fff } else { usize::from(u16::MAX) }
+}
+
+impl Group {
+    fn base(&self) -> u32 {
+        base(self.reach, self.masquerade, self.sticky)
+    }
+}
+
+impl Picker {
+    fn base(&self) -> u32 {
+        base(self.reach, self.masquerade, self.sticky > 0)
     }
 }
 
 impl Name {
+    pub fn origin(&self) -> Origin {
+        if self.address.is_unspecified() {
+            Origin::Node
+        } else {
+            Origin::Address
+        }
+    }
+
+    /// The key by which maps of its origin know it.
     fn data(&self) -> Data {
         let mut data = Vec::with_capacity(24);
-        data.extend(self.address.octets());
+        if self.origin() == Origin::Address {
+            data.extend(self.address.octets());
+        }
         data.extend([self.protocol, 0, 0, 0]);
         data.extend(self.port.to_be_bytes());
         data.extend([0, 0]);
         data
     }
 
-    fn read(data: &[u8]) -> Option<Self> {
-        match data {
-            [a, b, c, d, protocol, _, _, _, high, low, ..] => Some(Self {
-                address: Ipv4Addr::new(*a, *b, *c, *d),
-                protocol: *protocol,
-                port: u16::from_be_bytes([*high, *low]),
-            }),
-            _ => None,
-        }
+    /// Reads the beginning of a key; gives what follows, too.
+    fn read(origin: Origin, data: &[u8]) -> Option<(Self, &[u8])> {
+        let (address, rest) = match origin {
+            Origin::Address => {
+                let (address, rest) = data.split_first_chunk::<4>()?;
+                (Ipv4Addr::from(*address), rest)
+            }
+            Origin::Node => (Ipv4Addr::UNSPECIFIED, data),
+        };
+        let ([protocol, _, _, _, high, low, _, _], rest) = rest.split_first_chunk::<8>()?;
+        let name = Self {
+            address,
+            protocol: *protocol,
+            port: u16::from_be_bytes([*high, *low]),
+        };
+        Some((name, rest))
     }
 }
 
@@ -364,34 +364,45 @@ impl Endpoint {
     }
 }
 
-fn element(key: Data, value: Option<Data>) -> Element {
+fn element(key: Data, value: Option<Value>) -> Element {
     Element {
         key,
         until: None,
-        value: value.map(Value::Data),
+        value,
     }
 }
 
-fn with(mut data: Data, word: u32) -> Data {
-    data.extend(word.to_ne_bytes());
-    data
+/// The verdict map of a stage. Each has its own: one for all would lead from a chain back to itself, and the kernel refuses
+/// loops.
+fn map_of(origin: Origin, stage: Stage) -> &'static str {
+    match (origin, stage) {
+        (Origin::Address, Stage::First) => sets::SERVICES,
+        (Origin::Address, Stage::Inside) => sets::INSIDE,
+        (Origin::Address, Stage::Outside) => sets::OUTSIDE,
+        (Origin::Node, Stage::First) => sets::NODE_PORTS,
+        (Origin::Node, Stage::Inside) => sets::NODE_INSIDE,
+        (Origin::Node, Stage::Outside) => sets::NODE_OUTSIDE,
+        // Load balancers have addresses, ports of the node have no guard.
+        (Origin::Address | Origin::Node, Stage::Admitted) => sets::ADMITTED,
+    }
 }
 
-fn front_element(front: &Front, class: &Class, name: &Name) -> Element {
-    let mut value: Data = class.words().iter().flat_map(|w| w.to_ne_bytes()).collect();
-    value.extend(name.data());
-    element(with(front.name.data(), front.stage as u32), Some(value))
+fn endpoints_of(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Address => sets::ENDPOINTS,
+        Origin::Node => sets::NODE_ENDPOINTS,
+    }
 }
 
-fn slot_element(name: &Name, reach: Reach, slot: usize, endpoint: &Endpoint) -> Element {
-    let slot = scope(reach) + u32::try_from(slot).expect("slots are numbered by sixteen bits");
-    element(with(name.data(), slot), Some(endpoint.data()))
+fn front_element(front: &Front, class: &Class) -> Element {
+    element(front.name.data(), Some(Value::Verdict(layout::verdict(class))))
 }
 
-fn member_element(name: &Name, reach: Reach, endpoint: &Endpoint) -> Element {
-    let mut key = with(name.data(), scope(reach));
-    key.extend(endpoint.data());
-    element(key, None)
+fn slot_element(group: &Group, slot: usize, endpoint: &Endpoint) -> Element {
+    let slot = group.base() + u32::try_from(slot).expect("slots are numbered by sixteen bits");
+    let mut key = group.name.data();
+    key.extend(slot.to_ne_bytes());
+    element(key, Some(Value::Data(endpoint.data())))
 }
 
 fn allowed_element(name: &Name, source: &Cidr) -> Element {

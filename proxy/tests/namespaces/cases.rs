@@ -223,7 +223,17 @@ fn clients_stay_with_their_endpoint() {
         book.set(&owner("web"), &[first]);
         book.changes();
         book.set(&owner("web"), &[other]);
-        Kernel::open(TABLE).unwrap().apply(&book.changes()).unwrap();
+        let mut kernel = Kernel::open(TABLE).unwrap();
+        kernel.apply(&book.changes()).unwrap();
+        assert!(book.clients_left());
+        let found = kernel.dump(&[sets::STICKY]).unwrap().unwrap();
+        let elements = book.stale(&found.sets[sets::STICKY]);
+        let set = sets::STICKY.to_owned();
+        kernel
+            .apply(&Transaction {
+                ops: vec![Op::DeleteElements { set, elements }],
+            })
+            .unwrap();
     });
     let next = answers(&lab.node, "10.96.0.7:80");
     assert!(!next.contains(' ') && next != answer, "{next}");
@@ -326,7 +336,7 @@ fn udp_flows_to_endpoints_that_left_are_forgotten() {
     }
     let lab = Lab::new();
     for (n, pod) in lab.pods.iter().enumerate() {
-        pod.serve_udp(n);
+        pod.serve_udp("0.0.0.0:53", n);
     }
     let dns = |all: &str| ServicePort {
         protocol: UDP,
@@ -358,6 +368,66 @@ fn udp_flows_to_endpoints_that_left_are_forgotten() {
     });
     assert_eq!(forgotten, 1);
     assert_eq!(lab.node.run(ask), "1");
+}
+
+#[test]
+fn the_clusters_dns_is_reached_at_an_address_of_the_node() {
+    if skip() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.node.ip("addr add 10.96.0.10/32 dev lo scope host");
+    lab.node.serve_udp("10.96.0.10:53", 7);
+    let ask = || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_read_timeout(Some(WAIT)).unwrap();
+        socket.connect("10.96.0.10:53").unwrap();
+        socket.send(b"?").unwrap();
+        let mut answer = [0; 16];
+        socket.recv(&mut answer).map_or_else(
+            |e| format!("{:?}", e.kind()),
+            |n| String::from_utf8_lossy(&answer[..n]).into_owned(),
+        )
+    };
+    // With a Service without endpoints, with one that leads to itself, and without any.
+    let dns = |all: &str| ServicePort {
+        protocol: UDP,
+        ..service("10.96.0.10:53", all)
+    };
+    for ports in [vec![("dns", dns(""))], vec![("dns", dns("10.96.0.10:53"))], vec![]] {
+        lab.rules(ports);
+        assert_eq!(lab.pods[0].run(ask), "7");
+        assert_eq!(lab.node.run(ask), "7");
+    }
+}
+
+#[test]
+fn the_nft_tool_can_show_the_table() {
+    if skip() {
+        return;
+    }
+    let space = Space::new();
+    space.run(|| {
+        let mut book = Book::default();
+        let mut web = service("10.96.0.7:80", "10.244.0.5:80 10.244.0.6:80");
+        web.sticky = Some(60);
+        web.balancers = vec![ip("203.0.113.2")];
+        web.sources = vec!["192.0.2.96/28".parse().unwrap()];
+        book.set(&owner("web"), &[web]);
+        Kernel::open(TABLE)
+            .unwrap()
+            .apply(&book.whole(&surroundings()))
+            .unwrap();
+    });
+    let shown = space.tool("nft", "list table ip coracle");
+    for part in [
+        "10.96.0.7 . tcp . 80",
+        "10.244.0.6 . 80",
+        "203.0.113.2 . tcp . 80 . 192.0.2.96/28",
+        "dnat",
+    ] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
 }
 
 #[test]

@@ -56,7 +56,8 @@ impl Space {
         }
     }
 
-    fn tool(&self, tool: &'static str, arguments: &str) -> String {
+    /// A tool inside; gives what it says.
+    pub(crate) fn tool(&self, tool: &'static str, arguments: &str) -> String {
         let words: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
         self.run(move || {
             let output = Command::new(tool).args(&words).output().expect("the tool is installed");
@@ -91,9 +92,9 @@ impl Space {
         std::thread::spawn(move || super::cases::serve(&listener, number));
     }
 
-    /// Answers UDP on port 53 from inside.
-    pub(crate) fn serve_udp(&self, number: usize) {
-        let socket = self.run(|| UdpSocket::bind("0.0.0.0:53").unwrap());
+    /// Answers UDP from inside.
+    pub(crate) fn serve_udp(&self, at: &'static str, number: usize) {
+        let socket = self.run(move || UdpSocket::bind(at).unwrap());
         std::thread::spawn(move || {
             let mut question = [0; 16];
             while let Ok((_, from)) = socket.recv_from(&mut question) {
