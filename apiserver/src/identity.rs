@@ -103,10 +103,13 @@ pub enum Peer {
 #[derive(Debug, Clone)]
 pub enum Certificate {
     None,
-    /// Chains to the client CA.
-    Client(Arc<Certified>),
-    /// Chains to the front proxy's CA: its requests carry the user in headers. The certificate's common name.
-    FrontProxy(Arc<str>),
-    /// Was presented and does not verify: 401 whatever else the request carries.
+    /// Chains to an authority that we know, or to both.
+    Verified {
+        /// Whom the client CA says that this is.
+        client: Option<Arc<Certified>>,
+        /// The common name, where the front proxies' CA signed: requests then may carry the user in headers.
+        front_proxy: Option<Arc<str>>,
+    },
+    /// Was presented and does not verify: 401 unless the request has a token.
     Refused,
 }

@@ -32,7 +32,11 @@ impl FrontProxy {
     /// `None` where the peer is no front proxy or names no user.
     pub(super) fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> Option<User> {
         let Peer::Tls {
-            certificate: Certificate::FrontProxy(name),
+            certificate:
+                Certificate::Verified {
+                    front_proxy: Some(name),
+                    ..
+                },
             ..
         } = peer
         else {
@@ -123,17 +127,17 @@ mod tests {
             certificate,
             address: ([127, 0, 0, 1], 1).into(),
         };
+        let proxy_named = |name: &str| Certificate::Verified {
+            client: None,
+            front_proxy: Some(name.into()),
+        };
         let proxy = FrontProxy::default();
         let user = proxy
-            .authenticate(&peer(Certificate::FrontProxy("front-proxy-client".into())), &headers)
+            .authenticate(&peer(proxy_named("front-proxy-client")), &headers)
             .unwrap();
         assert_eq!((user.name.as_str(), user.groups.len()), ("alice", 2));
         assert_eq!(user.extra["example.org/scope"], ["one"]);
-        for certificate in [
-            Certificate::None,
-            Certificate::Refused,
-            Certificate::FrontProxy("somebody".into()),
-        ] {
+        for certificate in [Certificate::None, Certificate::Refused, proxy_named("somebody")] {
             assert_eq!(proxy.authenticate(&peer(certificate), &headers), None);
         }
     }

@@ -160,14 +160,21 @@ mod tests {
     #[tokio::test]
     async fn a_wrong_credential_is_never_anonymous() {
         let client = || {
-            Certificate::Client(Arc::new(Certified {
-                user: User {
-                    name: "carla".into(),
-                    ..User::default()
-                },
-                expires: jiff::Timestamp::MAX,
-            }))
+            let user = User {
+                name: "carla".into(),
+                ..User::default()
+            };
+            let expires = jiff::Timestamp::MAX;
+            Certificate::Verified {
+                client: Some(Arc::new(Certified { user, expires })),
+                front_proxy: None,
+            }
         };
+        let proxy = Certificate::Verified {
+            client: None,
+            front_proxy: Some("front-proxy-client".into()),
+        };
+        check(proxy, "", true, Err(401)).await;
         check(Certificate::None, "", true, Ok(ANONYMOUS)).await;
         check(Certificate::None, "", false, Err(401)).await;
         check(Certificate::None, "Bearer good", true, Ok("tom")).await;

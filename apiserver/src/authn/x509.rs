@@ -52,22 +52,25 @@ pub fn common_name(der: &[u8]) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// The user of a connection that has a client certificate.
+/// The user of a connection that has a client certificate. A certificate that names no user is 401: a front proxy's own
+/// requests, too.
 pub(super) fn authenticate(peer: &Peer, now: jiff::Timestamp) -> Result<Option<User>, Status> {
     match peer {
+        Peer::Internal(_)
+        | Peer::Tls {
+            certificate: Certificate::None,
+            ..
+        } => Ok(None),
         Peer::Tls {
-            certificate: Certificate::Client(client),
+            certificate: Certificate::Verified {
+                client: Some(client), ..
+            },
             ..
         } if client.expires >= now => Ok(Some(client.user.clone())),
         Peer::Tls {
-            certificate: Certificate::Client(_) | Certificate::Refused,
+            certificate: Certificate::Verified { .. } | Certificate::Refused,
             ..
         } => Err(Status::unauthorized()),
-        Peer::Tls {
-            certificate: Certificate::None | Certificate::FrontProxy(_),
-            ..
-        }
-        | Peer::Internal(_) => Ok(None),
     }
 }
 
@@ -118,7 +121,10 @@ mod tests {
         let client = read(&der("u", None)).unwrap();
         let expires = client.expires;
         let peer = Peer::Tls {
-            certificate: Certificate::Client(client.into()),
+            certificate: Certificate::Verified {
+                client: Some(client.into()),
+                front_proxy: None,
+            },
             address: ([127, 0, 0, 1], 1).into(),
         };
         assert!(authenticate(&peer, expires).unwrap().is_some());

@@ -251,17 +251,23 @@ impl Keys {
                 .as_ref()
                 .is_some_and(|verifier| verifier.verify_client_cert(leaf, rest, now).is_ok())
         };
-        if verifies(&self.proxies)
-            && let Some(name) = x509::common_name(leaf)
-        {
-            return Certificate::FrontProxy(name.into());
+        let front_proxy = if verifies(&self.proxies) {
+            x509::common_name(leaf)
+        } else {
+            None
+        };
+        let client = if verifies(&self.clients) {
+            x509::read(leaf)
+        } else {
+            None
+        };
+        if front_proxy.is_none() && client.is_none() {
+            return Certificate::Refused;
         }
-        if verifies(&self.clients)
-            && let Some(client) = x509::read(leaf)
-        {
-            return Certificate::Client(Arc::new(client));
+        Certificate::Verified {
+            client: client.map(Arc::new),
+            front_proxy: front_proxy.map(Into::into),
         }
-        Certificate::Refused
     }
 }
 

@@ -17,8 +17,11 @@ async fn who(Extension(peer): Extension<Peer>) -> String {
         Peer::Internal(user) => format!("internal {}", user.name),
         Peer::Tls { certificate, .. } => match certificate {
             Certificate::None => "nobody".into(),
-            Certificate::Client(client) => format!("client {} {:?}", client.user.name, client.user.groups),
-            Certificate::FrontProxy(name) => format!("proxy {name}"),
+            Certificate::Verified { client, front_proxy } => {
+                let client = client.map(|c| format!("client {} {:?}", c.user.name, c.user.groups));
+                let proxy = front_proxy.map(|name| format!("proxy {name}"));
+                [client, proxy].into_iter().flatten().collect::<Vec<_>>().join(" ")
+            }
             Certificate::Refused => "refused".into(),
         },
     }

@@ -100,10 +100,13 @@ impl Kit {
             return Peer::Internal(self.user.clone());
         }
         Peer::Tls {
-            certificate: Certificate::Client(Arc::new(Certified {
-                user: User::clone(&self.user),
-                expires: jiff::Timestamp::MAX,
-            })),
+            certificate: Certificate::Verified {
+                client: Some(Arc::new(Certified {
+                    user: User::clone(&self.user),
+                    expires: jiff::Timestamp::MAX,
+                })),
+                front_proxy: None,
+            },
             address: SocketAddr::from(([127, 0, 0, 1], 1)),
         }
     }
