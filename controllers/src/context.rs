@@ -4,9 +4,9 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
+pub use daemon::clock::now as instant;
 use daemon::informer::{Change, Kind, Lister, Options};
 use daemon::{Informers, Next, Queue, Recorder};
-use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio_util::sync::CancellationToken;
 
@@ -122,5 +122,5 @@ pub fn enqueue_owner<K: Kind>(
 
 /// The time of day, for stamps that go into objects.
 pub fn now() -> Time {
-    Time(Timestamp::now())
+    Time(instant())
 }

@@ -6,6 +6,7 @@
 pub mod args;
 pub mod backoff;
 pub mod clients;
+pub mod clock;
 pub mod events;
 pub mod health;
 pub mod informer;

@@ -44,7 +44,7 @@ async fn reconcile(client: kube::Client, jobs: Lister<Job>, key: Key) -> Result<
     let Some(entry) = jobs.get(&key.namespace, &key.name) else {
         return Ok(Next::Done);
     };
-    let Some(left) = plan(&*entry.typed()?, Timestamp::now()) else {
+    let Some(left) = plan(&*entry.typed()?, crate::context::instant()) else {
         return Ok(Next::Done);
     };
     if !left.is_zero() {
@@ -56,7 +56,7 @@ async fn reconcile(client: kube::Client, jobs: Lister<Job>, key: Key) -> Result<
         Err(error) if is_gone(&error) => return Ok(Next::Done),
         answer => answer?,
     };
-    match plan(&live, Timestamp::now()) {
+    match plan(&live, crate::context::instant()) {
         Some(left) if left.is_zero() => {}
         Some(left) => return Ok(Next::After(left)),
         None => return Ok(Next::Done),

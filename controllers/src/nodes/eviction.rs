@@ -117,7 +117,7 @@ async fn reconcile(controller: Arc<Controller>, key: Key) -> Result<Next, Error>
     let Some(taints) = node.map(|node| moving(&node)) else {
         return Ok(Next::Done);
     };
-    match plan(&pod, &taints, Timestamp::now()) {
+    match plan(&pod, &taints, crate::context::instant()) {
         None => return Ok(Next::Done),
         Some(left) if !left.is_zero() => return Ok(Next::After(left)),
         Some(_) => {}

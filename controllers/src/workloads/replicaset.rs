@@ -274,7 +274,7 @@ async fn reconcile<S: Replicated>(controller: Arc<Controller<S>>, key: Key) -> R
         selector: &selector,
         pods: &candidates,
         neighbours,
-        now: Timestamp::now(),
+        now: crate::context::instant(),
     });
     let api: Api<S> = Api::namespaced(context.client.clone(), &key.namespace);
     let reference = controller_reference(&*set);

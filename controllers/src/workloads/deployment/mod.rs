@@ -16,7 +16,6 @@ use api::selector::Labels;
 use daemon::events::EventType;
 use daemon::informer::Lister;
 use daemon::{Next, Queue};
-use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -129,7 +128,7 @@ async fn reconcile(controller: Arc<Controller>, queue: Queue<Key>, key: Key) -> 
         deployment: &deployment,
         sets: &sets,
         with_pods: &pods_running,
-        now: Timestamp::now(),
+        now: crate::context::instant(),
     };
     let plan = plan(&observed);
     controller.perform(&key, &deployment, plan, &queue).await
@@ -223,7 +222,7 @@ impl Controller {
                         Err(error) => {
                             let text = format!("Failed to create new replica set {name:?}: {}", message(&error));
                             say(EventType::Warning, "ReplicaSetCreateError", text.clone());
-                            status::failed_create(&mut status, deployment, text, Timestamp::now());
+                            status::failed_create(&mut status, deployment, text, crate::context::instant());
                             failure = Some(error);
                             break;
                         }
@@ -255,16 +254,15 @@ impl Controller {
                 }
             }
         }
-        let mut current = deployment.clone();
+        let mut changed = deployment.clone();
+        changed.status = Some(status);
         if let Some(revision) = plan.revision {
-            let annotations = current.metadata.annotations.get_or_insert_default();
+            let annotations = changed.metadata.annotations.get_or_insert_default();
             annotations.insert(api::names::well_known::DEPLOYMENT_REVISION.to_owned(), revision);
-            // The status is no part of this write.
-            current = deployments.replace(&key.name, &params, &current).await?;
         }
-        if Some(&status) != deployment.status.as_ref() {
-            current.status = Some(status);
-            match deployments.replace_status(&key.name, &params, &current).await {
+        if changed != *deployment {
+            // The annotation goes with the status: anywhere else it would count as a new generation.
+            match deployments.replace_status(&key.name, &params, &changed).await {
                 Err(error) if is_gone(&error) => {}
                 answer => drop(answer?),
             }

@@ -15,7 +15,6 @@ use api::selector::Labels;
 use daemon::events::EventType;
 use daemon::informer::Lister;
 use daemon::{Next, Queue};
-use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 use kube::api::{Api, PostParams};
@@ -109,7 +108,7 @@ async fn reconcile(controller: Arc<Controller>, key: Key) -> Result<Next, Error>
     let plan = plan(&Observed {
         job: &job,
         pods: &ours,
-        now: Timestamp::now(),
+        now: crate::context::instant(),
     });
     controller.perform(&hands, &job, plan).await
 }
