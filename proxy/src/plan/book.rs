@@ -260,13 +260,7 @@ impl Book {
             };
             let slot = u32::from_ne_bytes(value.first_chunk().copied()?);
             let within = |g: &&Group| slot.checked_sub(g.base()).is_some_and(|n| (n as usize) < g.slots.len());
-            Some(
-                groups
-                    .get(&name)
-                    .or_else(|| groups.get(&node))?
-                    .iter()
-                    .any(|g| within(g)),
-            )
+            Some(groups.get(&name).or_else(|| groups.get(&node))?.iter().any(within))
         };
         clients.iter().filter(|c| is_served(c) != Some(true)).cloned().collect()
     }

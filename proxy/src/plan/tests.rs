@@ -465,10 +465,8 @@ fn any_sequence_of_changes_ends_in_the_table_that_is_wanted() {
             }
             let change = book.settle(&surroundings(), dump.as_ref(), true);
             // Only ways of choosing that nobody uses any more may be left over.
-            let leftover = change.ops.iter().all(|op| match op {
-                crate::nft::Op::DeleteChain(_) => true,
-                _ => false,
-            });
+            let chains = |op: &crate::nft::Op| matches!(op, crate::nft::Op::DeleteChain(_));
+            let leftover = change.ops.iter().all(chains);
             prop_assert!(leftover, "{}", change);
             Ok(())
         })
