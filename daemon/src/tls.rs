@@ -271,3 +271,63 @@ impl ClientCertVerifier for Authority {
         self.0.get().0.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::pki::{Authority, Leaf, Signer};
+
+    fn write(folder: &Path, authority: &Authority, name: &str) {
+        let leaf = Leaf::server(Signer::Cluster, name, vec![name.to_owned()]);
+        let pair = authority
+            .issue(&leaf, Duration::from_secs(3600), Timestamp::now())
+            .unwrap();
+        fs::write(folder.join("tls.crt"), pair.certificate).unwrap();
+        fs::write(folder.join("tls.key"), pair.key).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewed_certificate_is_taken_up_and_a_broken_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (authority, _) = Authority::generate("test", Timestamp::now()).unwrap();
+        let [certificate, key] = ["tls.crt", "tls.key"].map(|name| folder.path().join(name));
+        write(folder.path(), &authority, "one");
+        let pair = Pair::new(&certificate, &key).unwrap();
+        let first = pair.0.get();
+        assert!(Arc::ptr_eq(&first, &pair.0.get()));
+
+        write(folder.path(), &authority, "two");
+        // The stamp of a file has the grain of the kernel's tick.
+        let later = SystemTime::now() + Duration::from_secs(5);
+        fs::File::options()
+            .write(true)
+            .open(&certificate)
+            .unwrap()
+            .set_modified(later)
+            .unwrap();
+        tokio::time::advance(LOOK).await;
+        let second = pair.0.get();
+        assert_ne!(first.cert, second.cert);
+
+        fs::write(&certificate, "broken").unwrap();
+        tokio::time::advance(LOOK).await;
+        assert!(Arc::ptr_eq(&second, &pair.0.get()));
+        assert!(server(&certificate, &key, None).is_err());
+    }
+
+    #[test]
+    fn clients_are_verified_against_the_named_authority() {
+        let folder = tempfile::tempdir().unwrap();
+        let (authority, pair) = Authority::generate("test", Timestamp::now()).unwrap();
+        write(folder.path(), &authority, "one");
+        let ca = folder.path().join("ca.crt");
+        fs::write(&ca, pair.certificate).unwrap();
+        let [certificate, key] = ["tls.crt", "tls.key"].map(|name| folder.path().join(name));
+        let config = server(&certificate, &key, Some(&ca)).unwrap();
+        assert_eq!(config.alpn_protocols.len(), 2);
+        let client = client(&ca, Some((&certificate, &key))).unwrap();
+        assert!(client.client_auth_cert_resolver.has_certs());
+    }
+}

@@ -60,7 +60,7 @@ impl FakeNode {
                 let (kubelet, pods) = (kubelet.clone(), pods.clone());
                 async move {
                     match pods.get(&key.0, &key.1) {
-                        Some(entry) => kubelet.sync(&*entry.typed().expect("a pod is readable")).await,
+                        Some(entry) => kubelet.sync(&entry.typed().expect("a pod is readable")).await,
                         None => Ok(Next::Done),
                     }
                 }

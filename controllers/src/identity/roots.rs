@@ -64,10 +64,7 @@ async fn reconcile(
     key: Key,
 ) -> Result<Next, Error> {
     let (namespaces, maps, roots) = &*listers;
-    if !namespaces
-        .get("", &key.name)
-        .is_some_and(|namespace| !namespace.deleting)
-    {
+    if namespaces.get("", &key.name).is_none_or(|namespace| namespace.deleting) {
         return Ok(Next::Done);
     }
     let wanted = wanted(&key.name, roots);

@@ -20,7 +20,9 @@ use crate::context::Key;
 
 /// The selectors of all Services, so that a pod's change finds those it concerns without decoding any.
 #[derive(Debug, Default)]
-struct Selectors(Mutex<HashMap<Arc<str>, HashMap<Arc<str>, BTreeMap<String, String>>>>);
+struct Selectors(Mutex<HashMap<Arc<str>, ByName>>);
+
+type ByName = HashMap<Arc<str>, BTreeMap<String, String>>;
 
 impl Selectors {
     fn set(&self, namespace: &Arc<str>, name: &Arc<str>, selector: Option<BTreeMap<String, String>>) {

@@ -12,7 +12,7 @@ async fn delete(cluster: &Cluster, name: &str, propagation: PropagationPolicy) {
         propagation_policy: Some(propagation),
         ..DeleteParams::default()
     };
-    api.delete(name, &params).await.unwrap();
+    api.delete(name, &params).await.expect("the owner is there");
 }
 
 async fn running(cluster: &mut Cluster) {

@@ -12,7 +12,8 @@ fn ready(slices: &daemon::Lister<EndpointSlice>) -> usize {
     let ours = slices
         .iter()
         .filter(|slice| slice.labels.get("kubernetes.io/service-name") == Some("web"));
-    let endpoints = ours.flat_map(|slice| slice.typed().unwrap().endpoints.clone().unwrap_or_default());
+    let typed = ours.map(|slice| slice.typed().expect("a slice is readable"));
+    let endpoints = typed.flat_map(|slice| slice.endpoints.clone().unwrap_or_default());
     endpoints
         .filter(|endpoint| endpoint.conditions.as_ref().is_some_and(|all| all.ready == Some(true)))
         .count()

@@ -22,7 +22,7 @@ async fn patch(cluster: &Cluster, name: &str, change: serde_json::Value) {
     let api: Api<Deployment> = Api::namespaced(cluster.client(), "default");
     api.patch(name, &PatchParams::default(), &Patch::Strategic(change))
         .await
-        .unwrap();
+        .expect("the change is valid");
 }
 
 fn image(image: &str) -> serde_json::Value {

@@ -131,7 +131,7 @@ async fn reconcile(controller: Arc<Controller>, queue: Queue<Key>, key: Key) -> 
         now: crate::context::instant(),
     };
     let plan = plan(&observed);
-    controller.perform(&key, &deployment, plan, &queue).await
+    Box::pin(controller.perform(&key, &deployment, plan, &queue)).await
 }
 
 impl Controller {

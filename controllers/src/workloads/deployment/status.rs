@@ -222,7 +222,7 @@ pub(super) fn progress(
         conditions.iter().find(|condition| condition.type_ == FAILURE).cloned()
     };
     // A failure of the new set tells more than one of an old set.
-    match new.iter().chain(sets).find_map(|set| failures(set)) {
+    match new.iter().chain(sets).find_map(failures) {
         Some(failure) => {
             let (reason, text) = (failure.reason.unwrap_or_default(), failure.message.unwrap_or_default());
             set(status, make(FAILURE, &failure.status, &reason, text, now));
