@@ -1,6 +1,7 @@
 //! One node, from `up` to `reset`, with the real kubectl. The scenarios share a cluster, each in a namespace of its own;
 //! those that end or restart the cluster run alone, after them.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use e2e::lab::{self, Node};
@@ -54,10 +55,11 @@ fn start() -> anyhow::Result<Node> {
     let tools = Tools::get()?;
     let node = Node::start("lab", &tools)?;
     endings::remember(&node)?;
+    endings::small_disk(&node)?;
     let said = node.coracle(&["up"]).map_err(|error| error.context(node.logs()))?;
     e2e::say(&said);
     for (name, make) in [
-        ("busybox", e2e::images::busybox as fn(&Tools, &std::path::Path) -> _),
+        ("busybox", e2e::images::busybox as fn(&Tools, &Path) -> _),
         ("redis", e2e::images::redis),
     ] {
         let archive = node.file(&format!("{name}.tar"));
@@ -65,6 +67,17 @@ fn start() -> anyhow::Result<Node> {
         node.coracle(&["image", "load", &archive.display().to_string()])?;
     }
     Ok(node)
+}
+
+/// The path of one of `manifests/samples`.
+fn sample(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/samples");
+    folder
+        .canonicalize()
+        .expect("the samples are there")
+        .join(name)
+        .display()
+        .to_string()
 }
 
 fn trials(node: &Arc<Node>, scenarios: &[(&'static str, Scenario)]) -> Vec<Trial> {

@@ -1,16 +1,20 @@
 //! What must survive, and what must not stay: crashes, `down` and `reset`.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use anyhow::{Context, ensure};
 use e2e::eventually;
 use e2e::lab::Node;
 use e2e::snapshot;
 
-use crate::Scenario;
+use crate::{Scenario, sample};
 
 pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
+    ("a_full_disk_refuses_writes_and_loses_nothing", full_disk),
+    (
+        "without_containerd_the_node_says_so_and_containers_run_on",
+        no_containerd,
+    ),
     ("a_crash_during_a_rollout_loses_nothing", crash),
     ("down_and_up_bring_everything_back", down_and_up),
     ("after_reset_the_host_is_as_before", reset),
@@ -22,14 +26,84 @@ pub(crate) fn remember(node: &Node) -> anyhow::Result<()> {
     Ok(std::fs::write(node.file("before"), lines.join("\n"))?)
 }
 
-fn sample(name: &str) -> String {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/samples");
-    folder
-        .canonicalize()
-        .expect("the samples are there")
-        .join(name)
-        .display()
-        .to_string()
+/// A small disk for the store, so that it can be filled. `reset` takes the mount away with the rest.
+pub(crate) fn small_disk(node: &Node) -> anyhow::Result<()> {
+    node.sh("mkdir -p /var/lib/coracle/store && mount -t tmpfs -o size=64m,mode=700 store /var/lib/coracle/store")
+        .map(drop)
+}
+
+fn full_disk(node: &Node) -> anyhow::Result<()> {
+    node.kubectl("create namespace full")?;
+    node.kubectl("-n full create configmap before --from-literal=a=1")?;
+    // Until not a byte is left.
+    node.sh("! dd if=/dev/zero of=/var/lib/coracle/store/ballast bs=64k 2>/dev/null")?;
+    let large = "x".repeat(200_000);
+    let mut refused = None;
+    let mut accepted = Vec::new();
+    for count in 0..200 {
+        match node.kubectl(&format!(
+            "-n full create configmap large-{count} --from-literal=a={large}"
+        )) {
+            Ok(_) => accepted.push(count),
+            Err(error) => {
+                refused = Some(format!("{error:#}"));
+                break;
+            }
+        }
+    }
+    let refused = refused.context("a full disk takes everything")?;
+    ensure!(
+        refused.contains("space"),
+        "{}",
+        &refused[refused.len().saturating_sub(500)..]
+    );
+    // Reads go on; what was acknowledged is there, what was refused is not.
+    let names = node.kubectl("-n full get configmaps -o name")?;
+    ensure!(names.contains("configmap/before"), "{names}");
+    ensure!(
+        accepted
+            .iter()
+            .all(|count| names.contains(&format!("configmap/large-{count}\n"))),
+        "{names}"
+    );
+    ensure!(
+        !names.contains(&format!("configmap/large-{}\n", accepted.len())),
+        "{names}"
+    );
+    node.sh("rm /var/lib/coracle/store/ballast")?;
+    eventually("writes go on", || {
+        node.kubectl("-n full create configmap after --from-literal=a=1")
+            .map(drop)
+    })?;
+    node.kubectl("delete namespace full --timeout=60s")?;
+    Ok(())
+}
+
+fn no_containerd(node: &Node) -> anyhow::Result<()> {
+    node.kubectl("create namespace runtime")?;
+    node.kubectl(&format!("-n runtime apply -f {}", sample("web.yaml")))?;
+    node.kubectl("-n runtime rollout status deployment/web --timeout=60s")?;
+    let address = node.kubectl("-n runtime get service web -o jsonpath={.spec.clusterIP}")?;
+    // Its program is gone, so that it cannot come back.
+    let program = node.sh("command -v containerd")?;
+    let program = program.trim();
+    node.sh(&format!(
+        "mount --bind /dev/null {program} && kill -9 $(cat /run/coracle/containerd.pid)"
+    ))?;
+    node.kubectl("wait --for=condition=Ready=false node --all --timeout=60s")?;
+    let told = node.kubectl("get nodes -o jsonpath={.items[0].status.conditions[?(@.type==\"Ready\")].message}")?;
+    ensure!(told.contains("container runtime"), "{told}");
+    let body = node.get(&format!("http://{address}/"))?;
+    ensure!(body.starts_with("web-"), "{body:?}");
+    node.sh(&format!("umount {program}"))?;
+    node.kubectl("wait --for=condition=Ready node --all --timeout=80s")?;
+    node.kubectl("-n runtime scale deployment/web --replicas=4")?;
+    node.kubectl("-n runtime rollout status deployment/web --timeout=60s")?;
+    let restarts =
+        node.kubectl("-n runtime get pods -o jsonpath={.items[*].status.containerStatuses[0].restartCount}")?;
+    ensure!(restarts.split(' ').all(|count| count == "0"), "restarts: {restarts}");
+    node.kubectl("delete namespace runtime --timeout=60s")?;
+    Ok(())
 }
 
 fn crash(node: &Node) -> anyhow::Result<()> {

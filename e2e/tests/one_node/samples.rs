@@ -1,12 +1,10 @@
 //! The samples of `manifests/samples`, applied as a user would.
 
-use std::path::Path;
-
 use anyhow::ensure;
 use e2e::eventually;
 use e2e::lab::Node;
 
-use crate::Scenario;
+use crate::{Scenario, sample};
 
 pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_web_server_answers_by_every_address", web),
@@ -14,16 +12,6 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("settings_reach_files_and_environment", settings),
     ("a_web_server_counts_its_visits_in_a_database", counter),
 ];
-
-fn sample(name: &str) -> String {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/samples");
-    folder
-        .canonicalize()
-        .expect("the samples are there")
-        .join(name)
-        .display()
-        .to_string()
-}
 
 fn web(node: &Node) -> anyhow::Result<()> {
     node.kubectl("create namespace web")?;
