@@ -52,7 +52,7 @@ fn main() -> ExitCode {
 async fn run(command: Command, layout: &Layout, environment: &Environment) -> anyhow::Result<()> {
     match command {
         Command::Up(options) => up::run(layout, environment, &options).await,
-        Command::Down => remove::down(layout).await,
+        Command::Down => remove::down(layout, environment).await,
         Command::Reset => remove::reset(layout, environment).await,
         Command::Status => status(layout).await,
         Command::Doctor => {

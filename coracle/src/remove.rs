@@ -9,6 +9,8 @@ use anyhow::Context;
 use kubelet::resources::cgroups::Cgroups;
 use kubelet::runtime::cri::Cri;
 use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::before::Before;
 use crate::config::Environment;
@@ -17,6 +19,7 @@ use crate::kubeconfig::Owner;
 use crate::layout::Layout;
 use crate::progress::{Progress, say};
 use crate::runtime::containerd;
+use crate::runtime::programs::Programs;
 use crate::server_process;
 
 /// The bridge of the default pod network.
@@ -25,25 +28,27 @@ const BRIDGE: &str = "cni0";
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Stops the server, the pods, the runtime, and takes the packet rules and links away.
-pub(crate) async fn down(layout: &Layout) -> anyhow::Result<()> {
+pub(crate) async fn down(layout: &Layout, environment: &Environment) -> anyhow::Result<()> {
     let mut progress = Progress::start();
     server_process::forget()?;
     if server_process::stop(layout).await? {
         progress.done("server stopped", "");
     }
-    if containerd::running(layout).await.is_some() {
-        let removed = remove_pods(layout).await?;
-        progress.done("containers stopped", &format!("{removed} pods"));
-        containerd::stop(layout).await?;
-        progress.done("runtime stopped", "");
+    match remove_pods(layout, environment).await {
+        Ok(Some(removed)) => progress.done("containers stopped", &format!("{removed} pods")),
+        Ok(None) => {}
+        // Without its help they are ended by force below.
+        Err(error) => say(&format!("  ! the runtime does not help: {error:#}")),
     }
+    containerd::stop(layout).await?;
+    let cgroups = Cgroups::new("/sys/fs/cgroup", "/", host::cgroup_driver());
+    end_leftovers(layout, &cgroups).await?;
+    progress.done("runtime stopped", "");
     unmount_below(&[&layout.run, &layout.data, &layout.kubelet])?;
     proxy::cleanup().context("cannot remove the packet rules")?;
     proxy::route::remove_bridge(BRIDGE).context("cannot remove the pods' bridge")?;
     dns::cleanup(&dns::Config::default()).context("cannot remove the resolver's address")?;
-    Cgroups::new("/sys/fs/cgroup", "/", host::cgroup_driver())
-        .remove_all()
-        .context("cannot remove the pods' cgroups")?;
+    cgroups.remove_all().context("cannot remove the pods' cgroups")?;
     progress.done("network removed", "");
     Before::recall(layout)?.restore_settings()?;
     progress.finish("The cluster is down: coracle up brings it back");
@@ -52,7 +57,7 @@ pub(crate) async fn down(layout: &Layout) -> anyhow::Result<()> {
 
 /// `down`, then everything that the node ever wrote.
 pub(crate) async fn reset(layout: &Layout, environment: &Environment) -> anyhow::Result<()> {
-    down(layout).await?;
+    down(layout, environment).await?;
     let before = Before::recall(layout)?;
     for directory in layout.shared() {
         if !before.had(directory) {
@@ -69,10 +74,47 @@ pub(crate) async fn reset(layout: &Layout, environment: &Environment) -> anyhow:
     Ok(())
 }
 
-async fn remove_pods(layout: &Layout) -> anyhow::Result<usize> {
+/// Has the runtime remove its pods; one that does not run is started for it. `None` where there never was one.
+async fn remove_pods(layout: &Layout, environment: &Environment) -> anyhow::Result<Option<usize>> {
+    if !layout.containerd_root().exists() {
+        return Ok(None);
+    }
+    if containerd::running(layout).await.is_none() {
+        let programs = Programs::find(layout, &environment.path)
+            .map_err(|missing| anyhow::anyhow!("no {}", missing.join(", ")))?;
+        containerd::start(layout, &programs).await?;
+    }
     let endpoint = format!("unix://{}", layout.containerd_socket().display());
     let removed = kubelet::removal::remove_pods(Arc::new(Cri::new(&endpoint, None)), GRACE).await;
-    removed.context("the runtime does not remove its pods")
+    Ok(Some(removed.context("the runtime does not remove its pods")?))
+}
+
+/// Ends what the runtime left behind: processes in pods' cgroups, and shims that serve our containerd.
+async fn end_leftovers(layout: &Layout, cgroups: &Cgroups) -> anyhow::Result<()> {
+    let socket = layout.containerd_socket().display().to_string();
+    let mut left: Vec<Pid> = cgroups.processes().into_iter().map(Pid::from_raw).collect();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
+            continue;
+        };
+        // A process that ends meanwhile has no command line.
+        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
+        let shim = words
+            .first()
+            .is_some_and(|program| program.ends_with(b"containerd-shim-runc-v2"));
+        if shim && words.contains(&socket.as_bytes()) {
+            left.push(Pid::from_raw(pid));
+        }
+    }
+    for pid in &left {
+        // One that has ended by itself is what is wanted.
+        let _ = kill(*pid, Signal::SIGKILL);
+    }
+    for pid in left {
+        containerd::ended(pid).await?;
+    }
+    Ok(())
 }
 
 /// Unmounts whatever is mounted below `roots`, innermost first.

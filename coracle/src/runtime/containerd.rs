@@ -78,7 +78,8 @@ fn pid(layout: &Layout) -> Option<Pid> {
     (name.trim() == "containerd").then(|| Pid::from_raw(pid))
 }
 
-async fn start(layout: &Layout, programs: &Programs) -> anyhow::Result<Pid> {
+/// Starts containerd and waits until it answers.
+pub(crate) async fn start(layout: &Layout, programs: &Programs) -> anyhow::Result<Pid> {
     std::fs::create_dir_all(&layout.run)?;
     std::fs::create_dir_all(&layout.log)?;
     std::fs::create_dir_all(layout.cni_config())?;

@@ -37,7 +37,7 @@ fn full_disk(node: &Node) -> anyhow::Result<()> {
     node.kubectl("-n full create configmap before --from-literal=a=1")?;
     // Until not a byte is left.
     node.sh("! dd if=/dev/zero of=/var/lib/coracle/store/ballast bs=64k 2>/dev/null")?;
-    let large = "x".repeat(200_000);
+    let large = "x".repeat(100_000);
     let mut refused = None;
     let mut accepted = Vec::new();
     for count in 0..200 {

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use api::{pod as facts, quantity::Quantity};
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod};
 
+/// The reason of a pod that wants other labels.
+pub const AFFINITY: &str = "NodeAffinity";
+
 /// What the node offers.
 #[derive(Debug, Clone, Default)]
 pub struct Offer {
@@ -31,7 +34,7 @@ pub fn admit(pod: &Pod, others: &[&Pod], offer: &Offer) -> Option<Rejection> {
     let spec = pod.spec.as_ref()?;
     if !matches_labels(pod, offer) {
         let why = "node(s) didn't match Pod's node affinity/selector";
-        return rejected("NodeAffinity", format!("Predicate NodeAffinity failed: {why}"));
+        return rejected(AFFINITY, format!("Predicate NodeAffinity failed: {why}"));
     }
     let ports = facts::host_ports(spec);
     let taken = others

@@ -8,13 +8,13 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use daemon::informer::Entry;
 use futures::future::join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
 use kube::api::{Api, DeleteParams, Preconditions};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    admit,
+    admit::{self, Offer},
     backoff::Backoff,
     observed::{Observed, Seen, State, observe},
     perform::{Done, ips, perform},
@@ -265,7 +265,7 @@ impl Worker {
         let mut observed = self.look().await?;
         if matches!(self.life, Life::New) {
             if observed.is_empty()
-                && let Some(rejection) = self.rejection(pod)
+                && let Some(rejection) = self.rejection(pod).await?
             {
                 let admit::Rejection { reason, message } = rejection;
                 shared.event(pod, None, true, &reason, &message);
@@ -344,7 +344,22 @@ impl Worker {
         })
     }
 
-    fn rejection(&self, pod: &Pod) -> Option<admit::Rejection> {
+    /// Whether the node refuses the pod. The scheduler may have seen labels that this node's own watch has not brought yet,
+    /// so a refusal for labels is asked of the API again before it is believed.
+    async fn rejection(&self, pod: &Pod) -> Result<Option<admit::Rejection>, daemon::BoxError> {
+        let offer = self.shared.node.borrow().offer.clone();
+        match self.judge(pod, &offer) {
+            Some(rejection) if rejection.reason == admit::AFFINITY => {
+                let nodes: Api<Node> = Api::all(self.shared.client.clone());
+                let node = nodes.get(&self.shared.config.node_name).await?;
+                let labels = node.metadata.labels.unwrap_or_default();
+                Ok(self.judge(pod, &Offer { labels, ..offer }))
+            }
+            judged => Ok(judged),
+        }
+    }
+
+    fn judge(&self, pod: &Pod, offer: &Offer) -> Option<admit::Rejection> {
         let all: Vec<Arc<Pod>> = self
             .shared
             .pods
@@ -355,7 +370,7 @@ impl Worker {
             .filter(|p| !api::pod::is_terminal(p))
             .collect();
         let others: Vec<&Pod> = all.iter().map(|p| &**p).collect();
-        admit::admit(pod, &others, &self.shared.node.borrow().offer)
+        admit::admit(pod, &others, offer)
     }
 
     fn probe(&self, subject: &Subject<'_>, observed: &Observed) {

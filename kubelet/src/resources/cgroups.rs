@@ -132,6 +132,16 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Processes that are still in the cgroups of pods.
+    pub fn processes(&self) -> Vec<i32> {
+        let path = self.path(&["kubepods".to_owned()]);
+        let mut found = std::collections::BTreeSet::new();
+        for hierarchy in self.hierarchies() {
+            collect_processes(&hierarchy.join(&path), &mut found);
+        }
+        found.into_iter().collect()
+    }
+
     /// Removes everything that this node made for pods, once their containers are gone. systemd takes its own away.
     pub fn remove_all(&self) -> Result<(), Error> {
         let path = self.path(&["kubepods".to_owned()]);
@@ -320,6 +330,17 @@ fn make_dir(path: &Path) -> Result<(), Error> {
 }
 
 /// cgroup directories hold files that cannot be deleted; only the directories go, from the leaves up.
+fn collect_processes(path: &Path, found: &mut std::collections::BTreeSet<i32>) {
+    // A directory that goes meanwhile has none.
+    let procs = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    found.extend(procs.lines().filter_map(|pid| pid.parse::<i32>().ok()));
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect_processes(&entry.path(), found);
+        }
+    }
+}
+
 fn remove_tree(path: &Path) -> Result<(), Error> {
     let Ok(entries) = fs::read_dir(path) else { return Ok(()) };
     for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {

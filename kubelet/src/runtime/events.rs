@@ -44,6 +44,10 @@ pub async fn follow(runtime: Arc<dyn Runtime>, hints: mpsc::Sender<Hint>, stop: 
             Error::Unimplemented(_) => RELIST,
             error => {
                 tracing::debug!(%error, "runtime events broke off");
+                // The node has to say so even where no connection comes about any more.
+                if hints.send(Hint::All).await.is_err() {
+                    return;
+                }
                 pause = (pause * 2).min(RECONNECT_MAX);
                 pause
             }
