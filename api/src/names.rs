@@ -452,10 +452,7 @@ mod tests {
             check(dns1123_subdomain(bad), &[SUBDOMAIN_MESSAGE]);
         }
         check(dns1123_label(&"a".repeat(64)), &["must be no more than 63 bytes"]);
-        check(
-            dns1123_subdomain(&"a".repeat(254)),
-            &["must be no more than 253 bytes"],
-        );
+        check(dns1123_subdomain(&"a".repeat(254)), &["must be no more than 253 bytes"]);
         assert!(!dns1035_label("1a").is_empty() && !dns1035_label("").is_empty() && dns1035_label("a1").is_empty());
         assert!(wildcard_dns1123_subdomain("*.a.b").is_empty() && !wildcard_dns1123_subdomain("*a.b").is_empty());
     }

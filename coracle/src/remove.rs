@@ -44,7 +44,7 @@ pub(crate) async fn down(layout: &Layout, environment: &Environment) -> anyhow::
     let cgroups = Cgroups::new("/sys/fs/cgroup", "/", host::cgroup_driver());
     end_leftovers(layout, &cgroups).await?;
     progress.done("runtime stopped", "");
-    unmount_below(&[&layout.run, &layout.data, &layout.kubelet])?;
+    unmount_below(&[&layout.run, &layout.kubelet])?;
     proxy::cleanup().context("cannot remove the packet rules")?;
     proxy::route::remove_bridge(BRIDGE).context("cannot remove the pods' bridge")?;
     dns::cleanup(&dns::Config::default()).context("cannot remove the resolver's address")?;
@@ -64,6 +64,7 @@ pub(crate) async fn reset(layout: &Layout, environment: &Environment) -> anyhow:
             remove(directory)?;
         }
     }
+    unmount_below(&[&layout.data])?;
     remove(&layout.cni_state.join("networks/coracle"))?;
     for directory in [&layout.run, &layout.log, &layout.data] {
         remove(directory)?;
