@@ -4,15 +4,20 @@ use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION, VARY};
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION, VARY,
+};
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
 
 use super::discovery::{GIT_VERSION, parts};
 use super::{Api, negotiate, options, respond};
 use crate::registry::Table;
-use crate::schema::openapi::{self, Document, Resource, Subresource};
+use crate::schema::openapi::{self, Coding, Document, Resource, Subresource};
 use crate::status::Status;
+
+/// What v2's protobuf form is called in an answer.
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// The documents of one state of the table.
 #[derive(Debug, Default)]
@@ -74,9 +79,16 @@ pub(super) fn answer(api: &Api, head: &Parts, path: &str) -> Result<Option<Respo
     let documents = api.openapi.of(&api.registry.table());
     match path.trim_end_matches('/') {
         "v2" => {
-            // Upstream's swagger is also spoken as protobuf, which nobody but old kubectl asks for alone.
-            negotiate::accept(&head.headers, negotiate::Offer::Plain)?;
-            Ok(Some(document(head, &documents.v2(), false)))
+            let Some(coding) = coding(&head.headers) else {
+                let mut refusal = Response::new(Body::empty());
+                *refusal.status_mut() = StatusCode::NOT_ACCEPTABLE;
+                return Ok(Some(refusal));
+            };
+            let media_type = match coding {
+                Coding::Json => "application/json",
+                Coding::Protobuf => PROTOBUF,
+            };
+            Ok(Some(document(head, &documents.v2(coding), media_type, false)))
         }
         "v3" => {
             let index = serde_json::to_vec(&documents.index()).expect("a tree serializes");
@@ -92,11 +104,42 @@ pub(super) fn answer(api: &Api, head: &Parts, path: &str) -> Result<Option<Respo
             let query = head.uri.query().unwrap_or("");
             match options::pairs(query).find(|(key, _)| key == "hash") {
                 Some((_, hash)) if *hash != *found.hash => Ok(Some(moved(name, &found))),
-                Some(_) => Ok(Some(document(head, &found, true))),
-                None => Ok(Some(document(head, &found, false))),
+                Some(_) => Ok(Some(document(head, &found, "application/json", true))),
+                None => Ok(Some(document(head, &found, "application/json", false))),
             }
         }
     }
+}
+
+/// The form of v2 that the client likes best. Of equals the first is taken, wildcards after what is named.
+fn coding(headers: &HeaderMap) -> Option<Coding> {
+    let text = match headers.get(ACCEPT).map(HeaderValue::to_str) {
+        None => return Some(Coding::Json),
+        Some(text) => text.ok()?,
+    };
+    if text.trim().is_empty() {
+        return Some(Coding::Json);
+    }
+    let mut best: Option<((f32, u8), Coding)> = None;
+    for clause in text.split(',') {
+        let mut parts = clause.split(';').map(str::trim);
+        let (coding, named) = match parts.next().unwrap_or("") {
+            "application/json" => (Coding::Json, 2),
+            // Clients still ask by the older name.
+            PROTOBUF | "application/com.github.proto-openapi.spec.v2@v1.0+protobuf" => (Coding::Protobuf, 2),
+            "application/*" => (Coding::Json, 1),
+            "*/*" => (Coding::Json, 0),
+            _ => continue,
+        };
+        let quality = parts
+            .find_map(|parameter| parameter.strip_prefix("q="))
+            .map_or(1.0, |quality| quality.parse().unwrap_or(1.0));
+        let rank = (quality, named);
+        if quality > 0.0 && best.is_none_or(|(known, _)| rank > known) {
+            best = Some((rank, coding));
+        }
+    }
+    best.map(|(_, coding)| coding)
 }
 
 /// A client that remembers an older document is sent to the one there is.
@@ -110,10 +153,10 @@ fn moved(name: &str, found: &Document) -> Response<Body> {
 }
 
 /// `forever`: the URL holds the document's hash, so it can never change.
-fn document(head: &Parts, found: &Document, forever: bool) -> Response<Body> {
+fn document(head: &Parts, found: &Document, media_type: &'static str, forever: bool) -> Response<Body> {
     let etag = HeaderValue::try_from(format!("\"{}\"", found.hash)).expect("a hash is a header value");
     let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
     let cached = if forever {
         "public, immutable"
@@ -137,4 +180,32 @@ fn document(head: &Parts, found: &Document, forever: bool) -> Response<Body> {
     }
     *response.headers_mut() = headers;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(header: &str, want: Option<Coding>) {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, header.parse().unwrap());
+        assert_eq!(coding(&headers), want, "{header}");
+    }
+
+    #[test]
+    fn the_form_of_v2_that_a_client_likes_best_is_served() {
+        let older = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+        assert_eq!(coding(&HeaderMap::new()), Some(Coding::Json));
+        check(older, Some(Coding::Protobuf));
+        check(PROTOBUF, Some(Coding::Protobuf));
+        check(&format!("application/json, {older}"), Some(Coding::Json));
+        check(
+            &format!("application/json;q=0.5, {older};q=0.9"),
+            Some(Coding::Protobuf),
+        );
+        check(&format!("*/*, {older}"), Some(Coding::Protobuf));
+        check(&format!("{older};q=0, */*;q=0.1"), Some(Coding::Json));
+        check("application/yaml", None);
+    }
 }

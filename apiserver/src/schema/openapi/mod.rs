@@ -1,14 +1,19 @@
 //! OpenAPI v2 and v3 from the table of facts and a list of what is served. Documents are written straight into a
 //! compressor on first demand and kept compressed; nothing is built at start. What it must not know: rows, HTTP.
 //! A document depends only on what is served, so its hash is known before it is written.
+//!
+//! ```text
+//!   served, facts ─ paths, types ─► members ─► JSON text (v2, v3) or gnostic (v2) ─► gzip
+//! ```
 
+mod gnostic;
 mod paths;
 mod sentences;
 mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -78,7 +83,8 @@ pub struct Documents {
     version: String,
     /// By path below `/openapi/v3/`: `api/v1`, `apis/apps/v1`, `apis/apps`, `version`.
     entries: BTreeMap<String, Entry>,
-    v2: OnceLock<Bytes>,
+    /// In the coding that was asked for last: clients that use this old form come rarely, and each has one that it likes.
+    v2: Mutex<Option<(Coding, Bytes)>>,
     v2_hash: Arc<str>,
 }
 
@@ -114,7 +120,7 @@ impl Documents {
         Documents {
             version: version.to_owned(),
             entries,
-            v2: OnceLock::new(),
+            v2: Mutex::new(None),
             v2_hash,
         }
     }
@@ -146,20 +152,56 @@ impl Documents {
     }
 
     /// `/openapi/v2`.
-    pub fn v2(&self) -> Document {
-        let bytes = self.v2.get_or_init(|| {
-            let lists: Vec<(&str, Vec<&Resource>)> = self
-                .entries
-                .iter()
-                .map(|(path, e)| (path.as_str(), e.resources.iter().collect()))
-                .collect();
-            let parts: Vec<(&str, &[&Resource])> = lists.iter().map(|(p, r)| (*p, r.as_slice())).collect();
-            self.write(Form::V2, &parts)
-        });
+    pub fn v2(&self, coding: Coding) -> Document {
+        let mut kept = self.v2.lock().expect("writing a document does not panic");
+        let compressed = match &*kept {
+            Some((known, bytes)) if *known == coding => bytes.clone(),
+            _ => {
+                let lists: Vec<(&str, Vec<&Resource>)> = self
+                    .entries
+                    .iter()
+                    .map(|(path, e)| (path.as_str(), e.resources.iter().collect()))
+                    .collect();
+                let parts: Vec<(&str, &[&Resource])> = lists.iter().map(|(p, r)| (*p, r.as_slice())).collect();
+                let made = match coding {
+                    Coding::Json => self.write(Form::V2, &parts),
+                    Coding::Protobuf => self.gnostic(&parts),
+                };
+                kept.insert((coding, made)).1.clone()
+            }
+        };
         Document {
-            compressed: bytes.clone(),
+            compressed,
             hash: Arc::clone(&self.v2_hash),
         }
+    }
+
+    /// v2 as protobuf. Its parts are in memory until they are compressed, for their lengths come before them.
+    fn gnostic(&self, parts: &[(&str, &[&Resource])]) -> Bytes {
+        let mut needed: BTreeSet<types::Name> = BTreeSet::new();
+        let mut paths = gnostic::Named::paths();
+        for (root, resources) in parts {
+            paths::write(Form::V2, root, resources, &mut needed, &mut paths);
+        }
+        let mut definitions = gnostic::Named::definitions();
+        types::write(Form::V2, needed, &self.served(), &mut definitions);
+        let mut head = json!({"swagger": "2.0", "info": self.info(Form::V2), "securityDefinitions": security()});
+        head["security"] = json!([{"BearerToken": []}]);
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+        gzip.write_all(&gnostic::document(&head, paths, definitions))
+            .and_then(|()| gzip.finish())
+            .expect("writing to memory does not fail")
+            .into()
+    }
+
+    fn info(&self, form: Form) -> Value {
+        json!({"title": "Kubernetes", "version": if form == Form::V2 { "unversioned" } else { &self.version }})
+    }
+
+    /// All groups and versions that have resources.
+    fn served(&self) -> Vec<(&str, &str)> {
+        let first = self.entries.values().filter_map(|e| e.resources.first());
+        first.map(|r| (r.group.as_str(), r.version.as_str())).collect()
     }
 
     fn write(&self, form: Form, parts: &[(&str, &[&Resource])]) -> Bytes {
@@ -168,8 +210,7 @@ impl Documents {
             first: true,
         };
         let mut needed: BTreeSet<types::Name> = BTreeSet::new();
-        let info =
-            json!({"title": "Kubernetes", "version": if form == Form::V2 { "unversioned" } else { &self.version }});
+        let info = self.info(form);
         match form {
             Form::V2 => out.raw(&format!("{{\"swagger\":\"2.0\",\"info\":{info},\"paths\":{{")),
             Form::V3 => out.raw(&format!("{{\"openapi\":\"3.0.0\",\"info\":{info},\"paths\":{{")),
@@ -177,13 +218,7 @@ impl Documents {
         for (root, resources) in parts {
             paths::write(form, root, resources, &mut needed, &mut out);
         }
-        let served: Vec<(&str, &str)> = self
-            .entries
-            .values()
-            .filter_map(|e| e.resources.first().map(|r| (r.group.as_str(), r.version.as_str())))
-            .collect();
-        let security = json!({"BearerToken":
-            {"type": "apiKey", "in": "header", "name": "authorization", "description": "A bearer token"}});
+        let security = security();
         match form {
             Form::V2 => {
                 out.raw(&format!(
@@ -195,7 +230,7 @@ impl Documents {
             )),
         }
         out.first = true;
-        types::write(form, needed, &served, &mut out);
+        types::write(form, needed, &self.served(), &mut out);
         out.raw(if form == Form::V2 { "}}" } else { "}}}" });
         out.gzip.finish().expect("writing to memory does not fail").into()
     }
@@ -216,7 +251,24 @@ impl Form {
     }
 }
 
-/// Members of a JSON object, written as they come.
+/// How v2 is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coding {
+    Json,
+    /// The messages of package `openapi.v2`, which kubectl asks for.
+    Protobuf,
+}
+
+fn security() -> Value {
+    json!({"BearerToken": {"type": "apiKey", "in": "header", "name": "authorization", "description": "A bearer token"}})
+}
+
+/// Where paths and definitions go one by one, so that the document never stands in memory as a tree.
+trait Members {
+    fn member(&mut self, name: &str, value: &Value);
+}
+
+/// JSON text.
 struct Output {
     gzip: GzEncoder<Vec<u8>>,
     first: bool,
@@ -228,6 +280,9 @@ impl Output {
             .write_all(text.as_bytes())
             .expect("writing to memory does not fail");
     }
+}
+
+impl Members for Output {
     fn member(&mut self, name: &str, value: &Value) {
         let comma = if std::mem::take(&mut self.first) { "" } else { "," };
         let name = Value::from(name);

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::table::TypeRef;
 use super::types::{Name, kind};
-use super::{Form, Output, Resource, Subresource, list_of};
+use super::{Form, Members, Resource, Subresource, list_of};
 
 const PRODUCES: &[&str] = &["application/json", "application/yaml"];
 const PATCHES: &[&str] = &[
@@ -72,7 +72,13 @@ struct Writer<'a> {
     title: String,
 }
 
-pub(super) fn write(form: Form, root: &str, resources: &[&Resource], needed: &mut BTreeSet<Name>, out: &mut Output) {
+pub(super) fn write(
+    form: Form,
+    root: &str,
+    resources: &[&Resource],
+    needed: &mut BTreeSet<Name>,
+    out: &mut dyn Members,
+) {
     let parts: Vec<&str> = root.split('/').collect();
     let (group, version) = match parts[..] {
         ["api", version] => ("", version),
@@ -112,7 +118,7 @@ pub(super) fn write(form: Form, root: &str, resources: &[&Resource], needed: &mu
 }
 
 impl Writer<'_> {
-    fn resource(&mut self, root: &str, resource: &Resource, out: &mut Output) {
+    fn resource(&mut self, root: &str, resource: &Resource, out: &mut dyn Members) {
         let has = |verb: &str| resource.verbs.iter().any(|v| v == verb);
         let Some(own) = kind(&resource.group, &resource.version, &resource.kind) else {
             return;
@@ -243,7 +249,7 @@ impl Writer<'_> {
         }
     }
 
-    fn subresource(&mut self, single: &str, suffix: &str, sub: &Subresource, out: &mut Output) {
+    fn subresource(&mut self, single: &str, suffix: &str, sub: &Subresource, out: &mut dyn Members) {
         let Some(own) = kind(&sub.group, &sub.version, &sub.kind) else {
             return;
         };
@@ -295,7 +301,7 @@ impl Writer<'_> {
     }
 
     /// A path with the parameters that all its operations share.
-    fn path(&self, path: &str, mut item: Map<String, Value>, out: &mut Output) {
+    fn path(&self, path: &str, mut item: Map<String, Value>, out: &mut dyn Members) {
         if item.is_empty() {
             return;
         }

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use super::super::protobuf::wire;
 use super::*;
 
 fn pods() -> Resource {
@@ -94,7 +95,10 @@ fn every_reference_has_its_definition() {
         }
     }
     let documents = Documents::new("v1.36.0", vec![pods()]);
-    for tree in [parse(&documents.v3("api/v1").unwrap()), parse(&documents.v2())] {
+    for tree in [
+        parse(&documents.v3("api/v1").unwrap()),
+        parse(&documents.v2(Coding::Json)),
+    ] {
         let mut found = Vec::new();
         references(&tree, &mut found);
         assert!(found.len() > 200);
@@ -102,6 +106,158 @@ fn every_reference_has_its_definition() {
             assert!(tree.pointer(target.strip_prefix('#').unwrap()).is_some(), "{target}");
         }
     }
+}
+
+/// The messages under a number, and the texts.
+fn within(bytes: &[u8], number: u32) -> Vec<&[u8]> {
+    wire::fields(bytes)
+        .filter_map(|field| match field.unwrap() {
+            (found, wire::Datum::Bytes(bytes)) if found == number => Some(bytes),
+            _ => None,
+        })
+        .collect()
+}
+
+fn word(bytes: &[u8], number: u32) -> &str {
+    within(bytes, number)
+        .first()
+        .map_or("", |text| std::str::from_utf8(text).unwrap())
+}
+
+/// A schema of the protobuf form as the JSON that it was made of.
+fn schema_of(bytes: &[u8]) -> Value {
+    let mut made = serde_json::Map::new();
+    for (name, number) in [("$ref", 1), ("format", 2), ("description", 4)] {
+        if !word(bytes, number).is_empty() {
+            made.insert(name.into(), word(bytes, number).into());
+        }
+    }
+    let required: Vec<&str> = within(bytes, 19)
+        .into_iter()
+        .map(|text| std::str::from_utf8(text).unwrap())
+        .collect();
+    if !required.is_empty() {
+        made.insert("required".into(), required.into());
+    }
+    for (name, number) in [("additionalProperties", 21), ("items", 23)] {
+        if let [inside] = within(bytes, number)[..] {
+            made.insert(name.into(), schema_of(within(inside, 1)[0]));
+        }
+    }
+    if let [inside] = within(bytes, 22)[..] {
+        made.insert("type".into(), word(inside, 1).into());
+    }
+    if let [inside] = within(bytes, 25)[..] {
+        made.insert("properties".into(), schemas_of(inside));
+    }
+    made.extend(extensions_of(bytes, 31));
+    Value::Object(made)
+}
+
+fn schemas_of(bytes: &[u8]) -> Value {
+    let pairs = within(bytes, 1).into_iter();
+    pairs
+        .map(|pair| (word(pair, 1).to_owned(), schema_of(within(pair, 2)[0])))
+        .collect()
+}
+
+fn extensions_of(bytes: &[u8], number: u32) -> impl Iterator<Item = (String, Value)> {
+    within(bytes, number).into_iter().map(|pair| {
+        let yaml = word(within(pair, 2)[0], 2);
+        (word(pair, 1).to_owned(), serde_saphyr::from_str(yaml).unwrap())
+    })
+}
+
+#[test]
+fn the_protobuf_form_says_what_the_json_form_says() {
+    let documents = Documents::new("v1.36.0", vec![pods()]);
+    let json = parse(&documents.v2(Coding::Json));
+    let protobuf = documents.v2(Coding::Protobuf).plain();
+    assert_eq!(word(&protobuf, 1), "2.0");
+    assert_eq!(word(within(&protobuf, 2)[0], 1), "Kubernetes");
+    assert_eq!(word(within(within(&protobuf, 12)[0], 1)[0], 1), "BearerToken");
+    let scheme = within(within(within(within(&protobuf, 13)[0], 1)[0], 2)[0], 2)[0];
+    assert_eq!((word(scheme, 1), word(scheme, 3)), ("apiKey", "header"));
+
+    let definitions = schemas_of(within(&protobuf, 9)[0]);
+    assert_eq!(definitions, json["definitions"]);
+    let properties = |tree: &Value| -> usize {
+        let all = tree.as_object().unwrap().values();
+        all.filter_map(|definition| definition["properties"].as_object())
+            .map(|p| p.len())
+            .sum()
+    };
+    assert!(properties(&definitions) > 500);
+
+    let paths = within(within(&protobuf, 8)[0], 2);
+    assert_eq!(paths.len(), json["paths"].as_object().unwrap().len());
+    let methods = [
+        ("get", 2),
+        ("put", 3),
+        ("post", 4),
+        ("delete", 5),
+        ("options", 6),
+        ("head", 7),
+        ("patch", 8),
+    ];
+    for path in paths {
+        let (path, item) = (word(path, 1), within(path, 2)[0]);
+        let published = &json["paths"][path];
+        for (method, number) in methods {
+            let found = within(item, number);
+            assert_eq!(
+                found.len(),
+                usize::from(published.get(method).is_some()),
+                "{path} {method}"
+            );
+            let Some(operation) = found.first() else { continue };
+            let published = &published[method];
+            assert_eq!(word(operation, 5), published["operationId"]);
+            let parameters = within(operation, 8).into_iter().map(parameter_of).collect::<Vec<_>>();
+            assert_eq!(parameters.len(), published["parameters"].as_array().map_or(0, Vec::len));
+            for (found, published) in parameters
+                .iter()
+                .zip(published["parameters"].as_array().into_iter().flatten())
+            {
+                assert_eq!(
+                    (found.0, found.1),
+                    (published["name"].as_str().unwrap(), published["in"].as_str().unwrap())
+                );
+            }
+            let codes = within(within(operation, 9)[0], 1);
+            assert_eq!(codes.len(), published["responses"].as_object().unwrap().len());
+            for pair in codes {
+                let response = within(within(pair, 2)[0], 1)[0];
+                let published = &published["responses"][word(pair, 1)];
+                assert_eq!(word(response, 1), published["description"]);
+                let schema = within(response, 2).first().map(|item| schema_of(within(item, 1)[0]));
+                assert_eq!(schema.as_ref(), published.get("schema"));
+            }
+            for (name, value) in extensions_of(operation, 13) {
+                assert_eq!(value, published[&name], "{path} {method} {name}");
+            }
+        }
+    }
+}
+
+/// Name and place of a parameter.
+fn parameter_of(item: &[u8]) -> (&str, &str) {
+    let parameter = within(item, 1)[0];
+    if let [body] = within(parameter, 1)[..] {
+        return (word(body, 2), word(body, 3));
+    }
+    let other = within(parameter, 2)[0];
+    let found = within(other, 3).into_iter().chain(within(other, 4)).next().unwrap();
+    (word(found, 4), word(found, 2))
+}
+
+#[test]
+fn one_form_of_v2_is_kept() {
+    let documents = Documents::new("v1.36.0", vec![pods()]);
+    let first = documents.v2(Coding::Protobuf).compressed;
+    assert_eq!(documents.v2(Coding::Protobuf).compressed.as_ptr(), first.as_ptr());
+    assert_ne!(documents.v2(Coding::Json).compressed, first);
+    assert_eq!(documents.v2.lock().unwrap().as_ref().unwrap().0, Coding::Json);
 }
 
 /// The crate that has the sentences has no such types.
@@ -192,7 +348,7 @@ fn definitions_are_the_published_ones() {
             None => list.push(sub),
         }
     }
-    let ours = parse(&Documents::new("v1.36.0", served.into_values().collect()).v2());
+    let ours = parse(&Documents::new("v1.36.0", served.into_values().collect()).v2(Coding::Json));
 
     let mut wrong = Vec::new();
     let mut compared = 0;

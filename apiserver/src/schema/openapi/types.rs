@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::super::shape;
 use super::super::table::{Field, ListType, Shape, Ty, TypeRef, type_of};
 use super::sentences::Sentences;
-use super::{Form, Output};
+use super::{Form, Members};
 
 /// A definition: of a type of the table or of a value with a form of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,7 +88,7 @@ fn refers(ty: Ty) -> Option<Name> {
 }
 
 /// Writes the definitions that are needed and those that they need.
-pub(super) fn write(form: Form, mut needed: BTreeSet<Name>, served: &[(&str, &str)], out: &mut Output) {
+pub(super) fn write(form: Form, mut needed: BTreeSet<Name>, served: &[(&str, &str)], out: &mut dyn Members) {
     let mut waiting: Vec<Name> = needed.iter().copied().collect();
     while let Some(name) = waiting.pop() {
         let Name::Type(ty) = name else { continue };

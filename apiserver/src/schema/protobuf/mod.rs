@@ -3,7 +3,7 @@
 //! always there). Complete or refused: a type without numbers, or a field that the table does not have, is an error.
 
 mod read;
-mod wire;
+pub(super) mod wire;
 mod write;
 
 use serde_json::{Map, Value};

@@ -7,7 +7,7 @@ const FIXED64: u32 = 1;
 const BYTES: u32 = 2;
 const FIXED32: u32 = 5;
 
-pub(super) fn varint(out: &mut Vec<u8>, mut value: u64) {
+pub(in crate::schema) fn varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -19,33 +19,33 @@ fn tag(out: &mut Vec<u8>, number: u32, kind: u32) {
     varint(out, u64::from(number << 3 | kind));
 }
 
-pub(super) fn integer(out: &mut Vec<u8>, number: u32, value: i64) {
+pub(in crate::schema) fn integer(out: &mut Vec<u8>, number: u32, value: i64) {
     tag(out, number, VARINT);
     // Negative numbers take ten bytes, also the 32-bit ones.
     varint(out, value as u64);
 }
 
-pub(super) fn double(out: &mut Vec<u8>, number: u32, value: f64) {
+pub(in crate::schema) fn double(out: &mut Vec<u8>, number: u32, value: f64) {
     tag(out, number, FIXED64);
     out.extend(value.to_le_bytes());
 }
 
-pub(super) fn bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
+pub(in crate::schema) fn bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
     tag(out, number, BYTES);
     varint(out, value.len() as u64);
     out.extend(value);
 }
 
-pub(super) fn text(out: &mut Vec<u8>, number: u32, value: &str) {
+pub(in crate::schema) fn text(out: &mut Vec<u8>, number: u32, value: &str) {
     bytes(out, number, value.as_bytes());
 }
 
 /// A message within a message: written in place, then its length put before it.
-pub(super) fn message(
+pub(in crate::schema) fn message<E>(
     out: &mut Vec<u8>,
     number: u32,
-    write: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
-) -> Result<(), Error> {
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
     tag(out, number, BYTES);
     let start = out.len();
     write(out)?;
@@ -57,14 +57,14 @@ pub(super) fn message(
 
 /// A value as the wire has it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Datum<'a> {
+pub(in crate::schema) enum Datum<'a> {
     Varint(u64),
     Fixed64(u64),
     Bytes(&'a [u8]),
 }
 
 /// The fields of a message in the order they come.
-pub(super) fn fields(bytes: &[u8]) -> impl Iterator<Item = Result<(u32, Datum<'_>), Error>> {
+pub(in crate::schema) fn fields(bytes: &[u8]) -> impl Iterator<Item = Result<(u32, Datum<'_>), Error>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         if rest.is_empty() {
