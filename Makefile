@@ -35,7 +35,7 @@ install: ## Put coracle into /usr/local/bin
 lint: ## Formatting, clippy and documentation, warnings as errors
 	cargo fmt --check
 	$(cargo) clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(cargo) doc --workspace --no-deps --quiet
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(cargo) doc --workspace --no-deps --quiet
 
 # Facts of Kubernetes 1.36 that parity tests read where they are at hand.
 export KUBERNETES_FACTS ?= $(wildcard $(abspath ../shared/kubernetes-v1.36))
