@@ -138,6 +138,10 @@ pub(crate) async fn kubelet(node: Node, stop: CancellationToken) -> anyhow::Resu
     config.cluster_domain = DOMAIN.to_owned();
     config.resolv_conf = host::resolv_conf();
     config.cgroup_driver = host::cgroup_driver();
+    // A share of a large disk is many gigabytes: a laptop would be told that it is full while it is far from it.
+    config.eviction_hard = [("memory.available", "100Mi"), ("nodefs.available", "1Gi")]
+        .map(|(signal, threshold)| (signal.to_owned(), threshold.to_owned()))
+        .into();
     config.cni_dir = Some(layout.cni_config());
     config.server = Some(kubelet::config::Server {
         address: Ipv4Addr::UNSPECIFIED.into(),
