@@ -2,6 +2,7 @@
 //! joined by a switch in a namespace that has no link to the outside.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -152,6 +153,12 @@ exec {me} {INIT} {ready}
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
+        // A test that is killed takes its lab along.
+        // SAFETY: prctl is async-signal-safe and touches no memory of ours.
+        #[allow(unsafe_code, reason = "code between fork and exec is unsafe by nature")]
+        unsafe {
+            command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
+        }
         let child = command.spawn().context("cannot make the node's namespaces")?;
         let outer = child.id();
         self.outer = Some(child);

@@ -13,6 +13,7 @@ pub mod websocket;
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::{FutureExt, future::BoxFuture};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
@@ -481,7 +482,7 @@ async fn logs(
     let ending = Running {
         context: context.clone(),
         id: seen.id.clone(),
-        exits: context.shared.post.exits(),
+        watch: EndWatch::new(context.shared.post.exits()),
     };
     context.tasks.spawn(logs::send(path, options, ending, out));
     let body = StreamBody::new(ReceiverStream::new(body).map(|part| part.map(Frame::data)));
@@ -528,28 +529,63 @@ fn log_options(query: &[(String, String)]) -> Result<logs::Options, Failure> {
 struct Running {
     context: Arc<Context>,
     id: String,
-    exits: tokio::sync::broadcast::Receiver<String>,
+    watch: EndWatch,
 }
 
 #[async_trait::async_trait]
 impl logs::Ending for Running {
     async fn ended(&mut self) {
+        let (context, id) = (self.context.clone(), self.id.clone());
+        let look = move || {
+            let (context, id) = (context.clone(), id.clone());
+            let look = async move {
+                match context.shared.runtime.container_status(&id).await {
+                    Ok(status) => status.finished_at != 0,
+                    // A container that nobody knows any more has ended.
+                    Err(_) => true,
+                }
+            };
+            look.boxed()
+        };
+        self.watch.ended(&self.id, look).await;
+    }
+}
+
+/// Looks that follow an event: CRI shows the end a moment after it, and then the log is complete.
+const LOOKS: u32 = 40;
+
+/// What is left to do before a container is known to have ended. It is kept here and not in the future that waits, which
+/// is dropped each time the log grows.
+#[derive(Debug)]
+struct EndWatch {
+    exits: tokio::sync::broadcast::Receiver<String>,
+    looks: u32,
+}
+
+impl EndWatch {
+    /// The container may have ended before its exits were listened to, so that the first look needs no event.
+    fn new(exits: tokio::sync::broadcast::Receiver<String>) -> Self {
+        EndWatch { exits, looks: 1 }
+    }
+
+    /// Resolves once `look` has found that the container ended. May be dropped and called again at any time.
+    async fn ended(&mut self, container: &str, look: impl Fn() -> BoxFuture<'static, bool> + Send) {
         use tokio::sync::broadcast::error::RecvError;
         loop {
-            match self.exits.recv().await {
-                Ok(id) if id != self.id => continue,
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return,
-            }
-            // CRI shows the end a moment after the event, and then the log is complete.
-            let mut pause = Duration::from_millis(10);
-            for _ in 0..8 {
-                match self.context.shared.runtime.container_status(&self.id).await {
-                    Ok(status) if status.finished_at == 0 => {}
-                    Ok(_) | Err(_) => return,
+            while self.looks > 0 {
+                if look().await {
+                    return;
                 }
-                tokio::time::sleep(pause).await;
-                pause *= 2;
+                self.looks -= 1;
+                if self.looks > 0 {
+                    let done = LOOKS - self.looks;
+                    tokio::time::sleep(Duration::from_millis(10 << done.min(7)).min(Duration::from_secs(1))).await;
+                }
+            }
+            match self.exits.recv().await {
+                Ok(id) if id != container => {}
+                Ok(_) | Err(RecvError::Lagged(_)) => self.looks = LOOKS,
+                Err(RecvError::Closed) => return,
             }
         }
     }
@@ -558,6 +594,30 @@ impl logs::Ending for Running {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_that_is_told_while_the_log_grows_is_not_lost() {
+        let (tell, exits) = tokio::sync::broadcast::channel(4);
+        let mut watch = EndWatch::new(exits);
+        let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let state = over.clone();
+        let look = || std::future::ready(state.load(std::sync::atomic::Ordering::SeqCst)).boxed();
+        tell.send("c".to_owned()).unwrap();
+        // The event is taken, CRI still shows the container running, and then the log grows.
+        let interrupted = tokio::time::timeout(Duration::from_millis(5), watch.ended("c", &look)).await;
+        assert!(interrupted.is_err());
+        over.store(true, std::sync::atomic::Ordering::SeqCst);
+        let ended = tokio::time::timeout(Duration::from_secs(5), watch.ended("c", &look)).await;
+        assert!(ended.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_before_anybody_listened_is_found() {
+        let (_tell, exits) = tokio::sync::broadcast::channel(4);
+        EndWatch::new(exits)
+            .ended("c", || std::future::ready(true).boxed())
+            .await;
+    }
 
     #[test]
     fn parameters_are_decoded() {
