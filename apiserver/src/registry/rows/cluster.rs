@@ -1,7 +1,7 @@
 //! What the cluster runs by: certificates, runtime classes, flow control.
 
 use super::super::row::{Resource, Subresource::*};
-use super::{cells, cluster};
+use super::{READ, cells, cluster};
 use crate::strategy::certificates::Requests;
 use crate::strategy::flowcontrol::{Levels, Schemas};
 use crate::strategy::format;
@@ -26,6 +26,20 @@ pub(super) fn certificates() -> Vec<Resource> {
             cells::cluster::signing_request,
         )
         .strategy(Requests),
+    ]
+}
+
+pub(super) fn extensions() -> Vec<Resource> {
+    vec![
+        cluster(
+            "apiextensions.k8s.io",
+            "v1",
+            "CustomResourceDefinition",
+            "customresourcedefinitions",
+        )
+        .short("crd crds")
+        .category("api-extensions")
+        .verbs(READ),
     ]
 }
 

@@ -71,7 +71,7 @@ fn run(file: &str, check: impl Fn(&Resource, &str, &Value) -> Result<(), String>
         let row = rows
             .iter()
             .find(|row| *row.group == *group && *row.plural == *plural && row.versions.iter().any(|v| &**v == version));
-        let Some(row) = row else {
+        let Some(row) = row.filter(|row| row.verbs.contains(&"create")) else {
             unserved.insert(plural.to_owned());
             continue;
         };
@@ -241,6 +241,10 @@ fn rows_are_those_of_a_recorded_server() {
         for version in &row.versions {
             let key = (row.group.to_string(), version.to_string(), row.plural.to_string());
             let want = want.remove(&key).unwrap_or_else(|| panic!("nobody serves {key:?}"));
+            if row.verbs == READ {
+                missing.insert(format!("{}.{}", row.plural, row.group));
+                continue;
+            }
             assert_eq!(declared(row), want, "{key:?}");
         }
     }
