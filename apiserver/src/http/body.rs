@@ -12,7 +12,7 @@ use crate::object::Object;
 use crate::registry::Row;
 use crate::registry::write::Context;
 use crate::schema::protobuf::{self, Unknown};
-use crate::schema::{self, Format, Gvk, TypeRef, Validation};
+use crate::schema::{self, Format, Gvk, Patched, TypeRef, Validation};
 use crate::status::{Errors, Status};
 
 /// Upstream's MaxRequestBodyBytes.
@@ -124,20 +124,25 @@ pub(super) fn decode_row(
     Ok(object)
 }
 
-/// What a patch made, read as if a client had sent it. The refusals are upstream's for a patch that does not fit.
+/// What a patch made, read as if a client had sent it. The refusals are upstream's for a patch that does not fit:
+/// they quote `shown`. `complaints` are those about the patch itself.
 pub(super) fn checked(
     gvk: Gvk<'_>,
-    tree: Value,
+    by: Patched,
+    tree: &Value,
+    shown: impl Fn() -> String,
+    mut complaints: Vec<String>,
     validation: Validation,
     warn: impl FnMut(String),
 ) -> Result<Object, Status> {
     let ty = type_of(gvk)?;
     let unfit = |why: &str| {
         let mut errors = Errors::default();
-        errors.invalid("patch", &Value::from(tree.to_string()), why);
+        errors.invalid("patch", &Value::from(shown()), why);
         Status::invalid("", "", "", errors)
     };
-    let (value, complaints) = schema::check(ty, &tree).map_err(|why| unfit(&why))?;
+    let (mut object, unknown) = schema::check(ty, gvk, by, tree).map_err(|why| unfit(&why))?;
+    complaints.extend(unknown);
     match validation {
         Validation::Strict if !complaints.is_empty() => {
             return Err(unfit(&format!("strict decoding error: {}", complaints.join(", "))));
@@ -145,10 +150,6 @@ pub(super) fn checked(
         Validation::Warn => complaints.into_iter().for_each(warn),
         Validation::Strict | Validation::Ignore => {}
     }
-    let Value::Object(fields) = value else {
-        return Err(unfit("it is no object"));
-    };
-    let mut object = Object(fields);
     schema::default(ty, &mut object.0);
     Ok(object)
 }

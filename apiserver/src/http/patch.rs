@@ -11,15 +11,23 @@ use crate::registry::Row;
 use crate::registry::patch::{self, Error, strategic};
 use crate::registry::row::Subresource;
 use crate::registry::subresource::{scale_of, scaled};
-use crate::schema::{self, Gvk, Ty, TypeRef};
+use crate::schema::{self, Gvk, Patched, Ty, TypeRef, Validation, tree};
 use crate::status::{Reason, Status};
 
 /// The languages, by their media types.
 #[derive(Debug)]
-enum Patch {
-    Json(Value),
+enum Language {
+    Json(Vec<Value>),
     Merge(Map<String, Value>),
     Strategic(Map<String, Value>),
+}
+
+#[derive(Debug)]
+struct Patch {
+    says: Language,
+    /// Of what the patch itself says twice.
+    complaints: Vec<String>,
+    validation: Validation,
 }
 
 const ACCEPTED: &str =
@@ -37,15 +45,14 @@ pub(super) async fn patch(
         return Err(Status::unsupported_media_type(ACCEPTED));
     }
     let bytes = body::read(body).await?;
-    let patch = parse(&media_type, &bytes)?;
+    let patch = parse(&media_type, &bytes, options.validation)?;
     let context = call.write(options.dry_run);
     let name = &*call.target.name;
     let version = call.target.version;
     if part == Some(Subresource::Scale) {
         let mut change = |old: Option<&Object>| {
             let old = old.ok_or_else(|| Status::not_found(row.about(), name))?;
-            let tree = applied(&patch, scale_of(old), update::SCALE)?;
-            let scale = body::checked(update::SCALE, tree, options.validation, |w| context.warn(w))?;
+            let scale = applied(&patch, scale_of(old), update::SCALE, |w| context.warn(w))?;
             scaled(row, name, old, &scale)
         };
         return update::scale_with(call, row, options.dry_run, &mut change).await;
@@ -57,8 +64,7 @@ pub(super) async fn patch(
         };
         let mut current = old.clone();
         row.from_stored(&mut current, version);
-        let tree = applied(&patch, current, gvk)?;
-        let mut new = body::checked(gvk, tree, options.validation, |w| context.warn(w))?;
+        let mut new = applied(&patch, current, gvk, |w| context.warn(w))?;
         same_object(&new, name, call.target.namespace, row)?;
         row.to_stored(&mut new);
         Ok(new)
@@ -72,37 +78,93 @@ pub(super) async fn patch(
     get::stored(update::code(&stored), row, call, &stored)
 }
 
-fn parse(media_type: &str, bytes: &[u8]) -> Result<Patch, Status> {
-    let value: Value =
-        serde_json::from_slice(bytes).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
-    match (media_type, value) {
-        ("application/json-patch+json", value) => Ok(Patch::Json(value)),
-        ("application/merge-patch+json", Value::Object(fields)) => Ok(Patch::Merge(fields)),
-        ("application/strategic-merge-patch+json", Value::Object(fields)) => Ok(Patch::Strategic(fields)),
-        _ => Err(Status::bad_request(
-            "json: cannot unmarshal non-object into Go value of type map[string]interface {}",
-        )),
-    }
+/// The texts are those of Go's decoder, which upstream asks once strictly and once as it comes.
+fn parse(media_type: &str, bytes: &[u8], validation: Validation) -> Result<Patch, Status> {
+    let (prefix, list, map) = match validation {
+        Validation::Ignore => ("", "jsonpatch.Patch", "map[string]interface {}"),
+        _ => ("error decoding patch: ", "[]interface {}", "map[string]interface {}"),
+    };
+    let tree = tree::read(bytes).map_err(|why| Status::bad_request(format!("{prefix}{why}")))?;
+    let unfit = |value: &Value, into: &str| {
+        let word = tree::word(value);
+        Status::bad_request(format!(
+            "{prefix}json: cannot unmarshal {word} into Go value of type {into}"
+        ))
+    };
+    let says = match (media_type, tree.value) {
+        ("application/json-patch+json", Value::Null) => Language::Json(Vec::new()),
+        ("application/json-patch+json", Value::Array(operations)) => {
+            if let Some(other) = operations.iter().find(|o| !o.is_object() && !o.is_null()) {
+                let word = tree::word(other);
+                let why = format!("json: cannot unmarshal {word} into Go value of type jsonpatch.Operation");
+                return Err(Status::bad_request(why));
+            }
+            Language::Json(operations)
+        }
+        ("application/json-patch+json", other) => return Err(unfit(&other, list)),
+        ("application/merge-patch+json", Value::Object(fields)) => Language::Merge(fields),
+        ("application/merge-patch+json", Value::Null) => Language::Merge(Map::new()),
+        (_, Value::Object(fields)) => Language::Strategic(fields),
+        (_, Value::Null) => Language::Strategic(Map::new()),
+        (_, other) => return Err(unfit(&other, map)),
+    };
+    Ok(Patch {
+        says,
+        complaints: tree.duplicates,
+        validation,
+    })
 }
 
-fn applied(patch: &Patch, object: Object, gvk: Gvk<'_>) -> Result<Value, Status> {
+fn applied(patch: &Patch, object: Object, gvk: Gvk<'_>, warn: impl FnMut(String)) -> Result<Object, Status> {
     let mut tree = Value::Object(object.0);
-    match patch {
-        Patch::Json(operations) => patch::json::apply(&mut tree, operations).map_err(refused)?,
-        Patch::Merge(fields) => patch::merge::apply(&mut tree, Value::Object(fields.clone())),
-        Patch::Strategic(fields) => {
+    let by = match &patch.says {
+        Language::Json(operations) => {
+            patch::json::apply(&mut tree, operations).map_err(refused)?;
+            Patched::Text
+        }
+        Language::Merge(fields) => {
+            patch::merge::apply(&mut tree, Value::Object(fields.clone()));
+            Patched::Text
+        }
+        Language::Strategic(fields) => {
             let shape = Typed::Object(body::type_of(gvk)?);
             if let Value::Object(target) = &mut tree {
                 strategic::apply(target, fields.clone(), Some(shape)).map_err(refused)?;
             }
+            Patched::Tree
         }
+    };
+    // Upstream shows the patch where it converts trees, and what came of it where that is text.
+    let shown = || match &patch.says {
+        Language::Strategic(fields) => go_map(fields),
+        Language::Json(_) | Language::Merge(_) => tree.to_string(),
+    };
+    body::checked(gvk, by, &tree, shown, patch.complaints.clone(), patch.validation, warn)
+}
+
+/// As Go prints a tree (`%+v`).
+fn go_map(fields: &Map<String, Value>) -> String {
+    let pairs: Vec<String> = fields
+        .iter()
+        .map(|(key, value)| format!("{key}:{}", go_value(value)))
+        .collect();
+    format!("map[{}]", pairs.join(" "))
+}
+
+fn go_value(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".into(),
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Array(list) => format!("[{}]", list.iter().map(go_value).collect::<Vec<_>>().join(" ")),
+        Value::Object(fields) => go_map(fields),
     }
-    Ok(tree)
 }
 
 fn refused(error: Error) -> Status {
     match error {
         Error::Malformed(why) => Status::bad_request(why),
+        Error::TooLarge(why) => Status::too_large(why),
         Error::Unfit(_) | Error::Rejected => Status {
             code: 422,
             reason: Reason::Invalid,

@@ -84,7 +84,7 @@ pub fn decode(
         ),
     })?;
     let mut object = Object(root);
-    name_kind(&mut object, ty, expected)?;
+    let named = name_kind(&mut object, ty, expected);
     let refuse = |what: &str| {
         Status::bad_request(format!(
             "{} in version {:?} cannot be handled as a {}: {what}",
@@ -93,6 +93,10 @@ pub fn decode(
             expected.kind
         ))
     };
+    named.map_err(|misnamed| match misnamed {
+        Misnamed::Version(why) => Status::bad_request(why),
+        Misnamed::Kind(why) => refuse(&why),
+    })?;
     if let Some(error) = decoder.error {
         return Err(refuse(&error));
     }
@@ -117,23 +121,51 @@ pub fn decode(
     }
 }
 
+/// How upstream gets from a patched tree to an object, which its error texts show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patched {
+    /// By way of JSON text: a body like any other, which may be of another kind by now.
+    Text,
+    /// By conversion of the tree, in a strategic merge. What the tree says of its kind plays no part.
+    Tree,
+}
+
 /// A tree that a patch made, read again as if it came from a client. The complaints are about unknown fields; the
-/// error is a type error.
-pub fn check(ty: TypeRef, value: &Value) -> Result<(Value, Vec<String>), String> {
+/// error is that of a type or of a kind.
+pub fn check(ty: TypeRef, expected: Gvk<'_>, by: Patched, value: &Value) -> Result<(Object, Vec<String>), String> {
     let bytes = serde_json::to_vec(value).map_err(|e| e.to_string())?;
     let mut decoder = Decoder::new(&bytes, true);
+    decoder.by = by;
     let root = decoder.root(ty).map_err(|e| match e {
         Root::Syntax(e) => e.to_string(),
         Root::NotAnObject(kind) => format!("json: cannot unmarshal {kind} into Go value of type {}", Ty::go_of(ty)),
     })?;
-    match decoder.error {
-        Some(error) => Err(error),
-        None => Ok((Value::Object(root), decoder.complaints)),
+    if let Some(error) = decoder.error {
+        return Err(error);
     }
+    let mut object = Object(root);
+    match by {
+        Patched::Text => name_kind(&mut object, ty, expected).map_err(|misnamed| match misnamed {
+            Misnamed::Version(why) | Misnamed::Kind(why) => why,
+        })?,
+        Patched::Tree => {
+            object.0.insert("apiVersion".into(), expected.api_version().into());
+            object.0.insert("kind".into(), expected.kind.into());
+        }
+    }
+    Ok((object, decoder.complaints))
+}
+
+/// What a body says of its kind does not fit the request.
+enum Misnamed {
+    /// The text says it all.
+    Version(String),
+    /// The kind cannot become the one that is asked for, because of this.
+    Kind(String),
 }
 
 /// Fills in what the body does not say of its kind, and refuses a body of another kind.
-fn name_kind(object: &mut Object, ty: TypeRef, expected: Gvk<'_>) -> Result<(), Status> {
+fn name_kind(object: &mut Object, ty: TypeRef, expected: Gvk<'_>) -> Result<(), Misnamed> {
     if object.kind().is_empty() {
         object.0.insert("kind".into(), expected.kind.into());
     }
@@ -146,16 +178,16 @@ fn name_kind(object: &mut Object, ty: TypeRef, expected: Gvk<'_>) -> Result<(), 
         return Ok(());
     }
     if version.contains('/') {
-        return Err(Status::bad_request(format!(
+        return Err(Misnamed::Version(format!(
             "unexpected GroupVersion string: {api_version}"
         )));
     }
-    let what = match type_of(group, version, kind) {
+    Err(Misnamed::Kind(match type_of(group, version, kind) {
         None => format!(
             "no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
         ),
         Some(_) if kind == expected.kind => {
-            return Err(Status::bad_request(format!(
+            return Err(Misnamed::Version(format!(
                 "the API version in the data ({api_version}) does not match the expected API version ({})",
                 expected.api_version()
             )));
@@ -169,11 +201,7 @@ fn name_kind(object: &mut Object, ty: TypeRef, expected: Gvk<'_>) -> Result<(), 
             },
             expected.kind
         ),
-    };
-    Err(Status::bad_request(format!(
-        "{kind} in version {version:?} cannot be handled as a {}: {what}",
-        expected.kind
-    )))
+    }))
 }
 
 /// The body is nothing whose kind can be read.
@@ -215,6 +243,7 @@ enum Step {
 struct Decoder<'a> {
     reader: Reader<'a>,
     strict: bool,
+    by: Patched,
     path: Vec<Step>,
     /// The first value of a wrong type. Reading goes on, since bad syntax further down is the graver error.
     error: Option<String>,
@@ -226,6 +255,7 @@ impl<'a> Decoder<'a> {
         Decoder {
             reader: Reader::new(bytes),
             strict,
+            by: Patched::Text,
             path: Vec::new(),
             error: None,
             complaints: Vec::new(),
@@ -459,6 +489,9 @@ impl<'a> Decoder<'a> {
     }
 
     fn mismatch<T>(&mut self, found: &str, ty: Ty) -> Option<T> {
+        if self.by == Patched::Tree {
+            return self.fail(unconvertible(found, ty));
+        }
         let mut owner = None;
         let mut names = Vec::new();
         for step in &self.path {
@@ -494,6 +527,25 @@ impl<'a> Decoder<'a> {
         if !self.complaints.contains(&complaint) {
             self.complaints.push(complaint);
         }
+    }
+}
+
+/// As Go's conversion of trees complains, which does not say where.
+fn unconvertible(found: &str, ty: Ty) -> String {
+    let digits = found.strip_prefix("number");
+    let kind = match found {
+        _ if digits.is_some_and(|digits| digits.contains(['.', 'e', 'E'])) => "float64",
+        _ if digits.is_some() => "int64",
+        "object" => "map",
+        "array" => "slice",
+        other => other,
+    };
+    match ty.shape() {
+        Shape::Object(_) => format!("cannot restore struct from: {kind}"),
+        Shape::Map(_) => format!("cannot restore map from {kind}"),
+        Shape::List(_) | Shape::Items | Shape::Bytes => format!("cannot restore slice from {kind}"),
+        Shape::String => "unrecognized type: string".into(),
+        _ => format!("unrecognized type: {}", ty.go()),
     }
 }
 

@@ -18,9 +18,10 @@ mod properties;
 pub mod protobuf;
 mod shape;
 pub mod table;
+pub mod tree;
 mod yaml;
 
-pub use decode::{Decoded, Format, Gvk, Validation, check, decode};
+pub use decode::{Decoded, Format, Gvk, Patched, Validation, check, decode};
 pub use defaults::default;
 pub use shape::normalise;
 pub use table::{Field, ListType, Patch, Shape, Ty, TypeRef, type_of};

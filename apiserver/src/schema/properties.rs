@@ -132,8 +132,10 @@ proptest! {
         // The kinds of objects within objects are not on that wire; defaulting brings them back.
         default(ty, &mut through);
         prop_assert_eq!(Value::Object(through), Value::Object(object.0.clone()));
-        let checked = check(ty, &Value::Object(object.0.clone())).unwrap();
-        prop_assert_eq!(checked.1, Vec::<String>::new());
+        for by in [Patched::Text, Patched::Tree] {
+            let checked = check(ty, gvk, by, &Value::Object(object.0.clone())).unwrap();
+            prop_assert_eq!(checked.1, Vec::<String>::new());
+        }
     }
 
     #[test]

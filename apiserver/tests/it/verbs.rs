@@ -1,5 +1,7 @@
 //! Every verb on one plain kind, and what is refused.
 
+use axum::body::Body;
+use http::Request;
 use serde_json::{Value, json};
 
 use crate::kit::Kit;
@@ -261,6 +263,125 @@ async fn patches_in_three_languages() {
     kit.patch(&format!("{MAPS}/none"), "merge", &json!({}))
         .await
         .refused(404);
+}
+
+#[tokio::test]
+async fn a_patch_makes_no_object_of_another_kind() {
+    let kit = Kit::new().await;
+    let path = format!("{MAPS}/m");
+    kit.post(MAPS, &map("m", "1")).await.expect(201);
+    let secret = json!({"kind": "Secret", "data": {"k": "2"}});
+    let text = kit.patch(&path, "merge", &secret).await.refused(422);
+    assert!(
+        text.contains("converting (v1.Secret) to (core.ConfigMap): unknown conversion"),
+        "{text}"
+    );
+    let text = kit
+        .patch(
+            &path,
+            "json",
+            &json!([{"op": "replace", "path": "/kind", "value": "X"}]),
+        )
+        .await;
+    assert!(
+        text.refused(422)
+            .contains("no kind \"X\" is registered for version \"v1\"")
+    );
+    // What a strategic merge says of the kind plays no part.
+    let merged = kit.patch(&path, "strategic-merge", &secret).await.expect(200);
+    assert_eq!(
+        (&merged["kind"], &merged["data"]),
+        (&json!("ConfigMap"), &json!({"k": "2"}))
+    );
+    let unnamed = json!({"kind": null, "apiVersion": null, "data": {"k": "3"}});
+    let merged = kit.patch(&path, "merge", &unnamed).await.expect(200);
+    assert_eq!(
+        (&merged["kind"], &merged["apiVersion"]),
+        (&json!("ConfigMap"), &json!("v1"))
+    );
+}
+
+#[tokio::test]
+async fn patches_are_refused_in_the_words_of_upstream() {
+    let kit = Kit::new().await;
+    let path = format!("{MAPS}/m");
+    kit.post(MAPS, &map("m", "1")).await.expect(201);
+    let rejected = "the server rejected our request due to an error in our request";
+    for (kind, patch, code, want) in [
+        (
+            "strategic-merge",
+            r#"{"data":"#,
+            400,
+            "error decoding patch: unexpected end of JSON input",
+        ),
+        (
+            "merge",
+            "[]",
+            400,
+            "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}",
+        ),
+        (
+            "json",
+            "{}",
+            400,
+            "error decoding patch: json: cannot unmarshal object into Go value of type []interface {}",
+        ),
+        (
+            "json",
+            "[1]",
+            400,
+            "json: cannot unmarshal number into Go value of type jsonpatch.Operation",
+        ),
+        ("json", r#"[{"op":"frob","path":"/a"}]"#, 422, rejected),
+        ("json", r#"[{"path":"/a"}]"#, 422, rejected),
+        (
+            "strategic-merge",
+            r#"{"data":7}"#,
+            422,
+            " \"\" is invalid: patch: Invalid value: \"map[data:7]\": cannot restore map from int64",
+        ),
+        (
+            "strategic-merge",
+            r#"{"immutable":"x"}"#,
+            422,
+            " \"\" is invalid: patch: Invalid value: \"map[immutable:x]\": unrecognized type: bool",
+        ),
+    ] {
+        let request = Request::patch(&path).header("content-type", format!("application/{kind}-patch+json"));
+        let answer = kit.whole(request.body(Body::from(patch)).unwrap()).await;
+        assert_eq!(answer.refused(code), want, "{kind} {patch}");
+    }
+    let many: Vec<Value> = vec![json!({"op": "test", "path": "/data/k", "value": "1"}); 10_001];
+    let text = kit.patch(&path, "json", &json!(many)).await.refused(413);
+    assert_eq!(
+        text,
+        "The allowed maximum operations in a JSON patch is 10000, got 10001"
+    );
+
+    let twice = r#"{"data": {"k": "2", "k": "3"}, "x": 1}"#;
+    let send = async |validation: &str| {
+        let request = Request::patch(format!("{path}?fieldValidation={validation}"));
+        let request = request.header("content-type", "application/merge-patch+json");
+        kit.whole(request.body(Body::from(twice)).unwrap()).await
+    };
+    let text = send("Strict").await.refused(422);
+    let want = r#"strict decoding error: duplicate field "data.k", unknown field "x""#;
+    assert!(text.ends_with(want), "{text}");
+    let warned = send("Warn").await;
+    let warnings: Vec<&str> = warned
+        .headers
+        .get_all("warning")
+        .iter()
+        .map(|w| w.to_str().unwrap())
+        .collect();
+    assert_eq!(
+        warnings,
+        [
+            r#"299 - "duplicate field \"data.k\"""#,
+            r#"299 - "unknown field \"x\"""#
+        ]
+    );
+    assert_eq!(warned.expect(200)["data"]["k"], "3");
 }
 
 #[tokio::test]

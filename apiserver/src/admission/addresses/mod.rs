@@ -104,14 +104,13 @@ impl Addresses {
                         .await
                         .map_err(|why| {
                             let mut errors = Errors::default();
-                            let field = format!("spec.clusterIPs[{at}]");
                             let why = match why {
                                 Failed::Refused(why) => why,
                                 Failed::Status(status) => return status,
                             };
                             errors.invalid(
-                                field,
-                                &Value::from(text.as_str()),
+                                "spec.clusterIPs",
+                                &Value::from(service::cluster_ips(service)),
                                 &format!("failed to allocate IP {text}: {why}"),
                             );
                             Status::invalid("", "Service", service.name(), errors)

@@ -8,12 +8,9 @@ use super::Error;
 const MAX_OPERATIONS: usize = 10_000;
 
 /// Applies the operations in order; the first that fails refuses the whole.
-pub fn apply(target: &mut Value, patch: &Value) -> Result<(), Error> {
-    let operations = patch.as_array().ok_or_else(|| {
-        Error::Malformed("json: cannot unmarshal object into Go value of type jsonpatch.Patch".into())
-    })?;
+pub fn apply(target: &mut Value, operations: &[Value]) -> Result<(), Error> {
     if operations.len() > MAX_OPERATIONS {
-        return Err(Error::Malformed(format!(
+        return Err(Error::TooLarge(format!(
             "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
             operations.len()
         )));
@@ -26,10 +23,10 @@ pub fn apply(target: &mut Value, patch: &Value) -> Result<(), Error> {
 
 fn one(target: &mut Value, operation: &Value) -> Result<(), Error> {
     let text = |name: &str| operation.get(name).and_then(Value::as_str);
-    let malformed = |why: &str| Error::Malformed(why.to_owned());
-    let path = text("path").ok_or_else(|| malformed("missing path"))?;
+    // Upstream's library looks at an operation when its turn comes, so what is wrong with it is no matter of syntax.
+    let path = text("path").ok_or(Error::Rejected)?;
     let value = || operation.get("value").cloned();
-    match text("op").ok_or_else(|| malformed("missing op"))? {
+    match text("op").ok_or(Error::Rejected)? {
         // Upstream's library reads a missing value of an add as null.
         "add" => add(target, path, value().unwrap_or(Value::Null)),
         "remove" => remove(target, path).map(drop),
@@ -39,7 +36,7 @@ fn one(target: &mut Value, operation: &Value) -> Result<(), Error> {
             Ok(())
         }
         "move" => {
-            let from = text("from").ok_or_else(|| malformed("missing from"))?;
+            let from = text("from").ok_or(Error::Rejected)?;
             // A value cannot be moved into itself.
             if path.strip_prefix(from).is_some_and(|rest| rest.starts_with('/')) {
                 return Err(Error::Rejected);
@@ -48,7 +45,7 @@ fn one(target: &mut Value, operation: &Value) -> Result<(), Error> {
             add(target, path, value)
         }
         "copy" => {
-            let from = text("from").ok_or_else(|| malformed("missing from"))?;
+            let from = text("from").ok_or(Error::Rejected)?;
             let value = target.pointer(from).ok_or(Error::Rejected)?.clone();
             add(target, path, value)
         }
@@ -62,7 +59,7 @@ fn one(target: &mut Value, operation: &Value) -> Result<(), Error> {
                 Err(Error::Rejected)
             }
         }
-        other => Err(Error::Malformed(format!("Unexpected kind: {other}"))),
+        _ => Err(Error::Rejected),
     }
 }
 
@@ -262,7 +259,7 @@ mod tests {
             ),
         ] {
             let mut got = target;
-            let outcome = apply(&mut got, &patch).ok().map(|()| got);
+            let outcome = apply(&mut got, patch.as_array().unwrap()).ok().map(|()| got);
             assert_eq!(outcome, want, "{name}");
         }
     }

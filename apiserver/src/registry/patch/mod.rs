@@ -12,6 +12,9 @@ pub enum Error {
     /// The document is no patch of its kind: the client's mistake whatever the object is (400).
     #[error("{0}")]
     Malformed(String),
+    /// It is more than anybody means (413).
+    #[error("{0}")]
+    TooLarge(String),
     /// The document does not fit the object as it is now (422).
     #[error("{0}")]
     Unfit(String),
