@@ -218,6 +218,7 @@ impl Server {
         let embedded = self.embedded.clone();
         let written = CancellationToken::new();
         let told = self.spawn_upkeep(&mut tasks, &written);
+        self.spawn_keepers(&mut tasks, &written)?;
         tasks.spawn("requests", move |stop| async move {
             let _last = last.drop_guard();
             tokio::select! {
@@ -268,7 +269,11 @@ impl Server {
         let registry = self.api.registry();
         registry.caches().loaded().await;
         let parameters = self.parameters()?;
-        let (written, repaired) = tokio::join!(bootstrap::reconcile(registry, &parameters), self.addresses.repair());
+        let wanted = bootstrap::wanted(&parameters);
+        let (written, repaired) = tokio::join!(
+            bootstrap::reconcile(registry, &wanted, parameters.now),
+            self.addresses.repair()
+        );
         let written = written?;
         repaired.map_err(Error::Repair)?;
         tracing::info!(written, "the cluster has what it is born with");
@@ -308,6 +313,22 @@ impl Server {
             });
         }
         told
+    }
+
+    /// Starts what brings back what a cluster is born with.
+    fn spawn_keepers(&self, tasks: &mut Tasks, written: &CancellationToken) -> Result<(), Error> {
+        let parameters = self.parameters()?;
+        for kind in bootstrap::keep::KINDS {
+            let (registry, parameters) = (self.api.registry().clone(), parameters.clone());
+            let (addresses, written) = (self.addresses.clone(), written.clone());
+            tasks.spawn("keeper", move |stop| async move {
+                if begins(&written, &stop).await {
+                    bootstrap::keep::keep(registry, parameters, kind, addresses, stop).await;
+                }
+                Ok::<_, Error>(())
+            });
+        }
+        Ok(())
     }
 
     fn parameters(&self) -> Result<bootstrap::Parameters, Error> {

@@ -383,6 +383,33 @@ async fn reserved(server: &Running, address: &str) -> bool {
     server.store.get(&key).await.unwrap().is_some()
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_way_to_the_server_is_brought_back_when_somebody_takes_it_away() {
+    let server = Running::start().await;
+    let path = format!("{SERVICES}/kubernetes");
+    let (_, before) = server.get(&admin(), &path).await;
+    for path in [path.as_str(), "/api/v1/namespaces/default/endpoints/kubernetes"] {
+        let (code, body) = server.ask(&admin(), Method::DELETE, path, Value::Null).await;
+        assert_eq!(code, 200, "{body}");
+    }
+    // The clock stands still but for what waits.
+    let back = async |path: &str| loop {
+        let (code, body) = server.get(&admin(), path).await;
+        if code == 200 && body["metadata"]["deletionTimestamp"].is_null() {
+            return body;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    };
+    let after = back(&path).await;
+    assert_ne!(after["metadata"]["uid"], before["metadata"]["uid"]);
+    assert_eq!(after["spec"]["clusterIP"], before["spec"]["clusterIP"]);
+    back("/api/v1/namespaces/default/endpoints/kubernetes").await;
+    let address = after["spec"]["clusterIP"].as_str().unwrap();
+    while !reserved(&server, address).await {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_service_has_its_address_alone_and_gives_it_back() {
     let server = Running::start().await;

@@ -3,6 +3,7 @@
 //! missing, all at once, so that they share a commit; on a restart nothing is written. Never takes away what a person made.
 
 mod aggregate;
+pub mod keep;
 mod objects;
 mod plan;
 pub mod rbac;
@@ -94,10 +95,10 @@ pub fn wanted(parameters: &Parameters) -> Vec<Wanted> {
 }
 
 /// Brings the store to what is wanted; the caches must have loaded. Returns how many objects were written.
-pub async fn reconcile(registry: &Registry, parameters: &Parameters) -> Result<usize, Error> {
+pub async fn reconcile(registry: &Registry, wanted: &[Wanted], now: jiff::Timestamp) -> Result<usize, Error> {
     let table = registry.table();
     let mut writes = Vec::new();
-    for wanted in wanted(parameters) {
+    for wanted in wanted {
         let Some(row) = table.find(wanted.group, wanted.plural) else {
             // The table of rows says what is not served yet; an object of such a kind has nowhere to be.
             tracing::debug!(
@@ -110,11 +111,11 @@ pub async fn reconcile(registry: &Registry, parameters: &Parameters) -> Result<u
         let Ok(cache) = row.cache() else { continue };
         let item = cache.get(wanted.text("namespace"), wanted.text("name"));
         let have = item.as_ref().map(|item| Value::Object(item.object().0));
-        let step = plan::plan(&wanted, have.as_ref());
+        let step = plan::plan(wanted, have.as_ref());
         if step != Step::Nothing {
             let key = cache.key(wanted.text("namespace"), wanted.text("name"));
             let revision = item.map(|item| item.revision);
-            writes.push(perform(registry, row.clone(), key, step, revision, parameters.now));
+            writes.push(perform(registry, row.clone(), key, step, revision, now));
         }
     }
     let count = writes.len();
