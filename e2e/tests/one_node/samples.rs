@@ -50,6 +50,16 @@ fn web(node: &Node) -> anyhow::Result<()> {
         "{by_address:?}"
     );
 
+    let by_port = node.kubectl(&format!("{inside}http://172.30.0.11:30080/"))?;
+    ensure!(
+        pods.iter().any(|pod| pod.ends_with(by_port.trim())),
+        "by NodePort from a pod: {by_port:?}"
+    );
+    // The node asks the cluster's resolver as a pod does.
+    let busybox = node.tools().packaged("bin/busybox").display().to_string();
+    let named = node.sh(&format!("{busybox} nslookup web.web.svc.cluster.local 10.96.0.10"))?;
+    ensure!(named.contains(&address), "from the node: {named}");
+
     let logs = node.kubectl(&format!("-n web logs {}", pods[0]))?;
     ensure!(logs.contains("serving as web-"), "{logs}");
 
