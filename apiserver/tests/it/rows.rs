@@ -110,6 +110,13 @@ async fn every_row_goes_round() {
     let kit = Kit::new().await;
     let mut unknown = Vec::new();
     for row in rows::rows().iter().filter(|row| row.is_stored()) {
+        // What cannot be written is an empty list.
+        if !row.verbs.contains(&"create") {
+            let path = format!("/apis/{}/{}/{}", row.group, row.versions[0], row.plural);
+            assert_eq!(kit.get(&path).await.expect(200)["items"], json!([]));
+            kit.post(&path, &json!({})).await.refused(405);
+            continue;
+        }
         let (path, collection) = paths(row);
         let mut object = if &*row.kind == "Event" {
             event(&row.group)
