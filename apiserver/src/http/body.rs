@@ -12,7 +12,7 @@ use crate::object::Object;
 use crate::registry::Row;
 use crate::registry::write::Context;
 use crate::schema::protobuf::{self, Unknown};
-use crate::schema::{self, Format, Gvk, Patched, TypeRef, Validation};
+use crate::schema::{self, Format, Gvk, Patched, TypeRef, Validation, tree};
 use crate::status::{Errors, Status};
 
 /// Upstream's MaxRequestBodyBytes.
@@ -157,7 +157,7 @@ pub(super) fn checked(
 /// DeleteOptions, which no version and no default belongs to.
 pub(super) fn delete_options(headers: &HeaderMap, bytes: &[u8]) -> Result<Object, Status> {
     let value = match negotiate::body(headers)? {
-        Sent::Json => serde_json::from_slice(bytes).map_err(|e| e.to_string()),
+        Sent::Json => tree::read(bytes).map(|tree| tree.value),
         Sent::Yaml => serde_saphyr::from_slice(bytes).map_err(|e| e.to_string()),
         Sent::Protobuf => {
             let gvk = Gvk {
@@ -171,6 +171,8 @@ pub(super) fn delete_options(headers: &HeaderMap, bytes: &[u8]) -> Result<Object
     match value {
         Ok(Value::Object(fields)) => Ok(Object(fields)),
         Ok(_) => Err(Status::bad_request("the request body is no object")),
-        Err(error) => Err(Status::bad_request(format!("the request body cannot be read: {error}"))),
+        Err(error) => Err(Status::bad_request(format!(
+            "couldn't get version/kind; json parse error: {error}"
+        ))),
     }
 }

@@ -105,7 +105,7 @@ pub(super) async fn log(call: &Call<'_>, row: &Row) -> Result<Response<Body>, St
 
 /// `pods/exec`, `attach`, `portforward`.
 pub(super) async fn upgrade(call: &Call<'_>, row: &Row, part: Subresource) -> Result<Response<Body>, Status> {
-    if call.head.method == Method::GET {
+    if call.head.method != Method::POST {
         // A WebSocket is opened by GET, which must not be a way around the right to create
         // (AuthorizePodWebsocketUpgradeCreatePermission, on by default since 1.35).
         let target = &call.target;

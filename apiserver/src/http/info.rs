@@ -15,6 +15,8 @@ pub enum Verb {
     Patch,
     Delete,
     DeleteCollection,
+    /// A method that asks for none of these: it needs a rule for all verbs, and only proxies know it.
+    Other,
 }
 
 impl Verb {
@@ -28,6 +30,7 @@ impl Verb {
             Verb::Patch => "patch",
             Verb::Delete => "delete",
             Verb::DeleteCollection => "deletecollection",
+            Verb::Other => "",
         }
     }
 }
@@ -82,7 +85,8 @@ pub fn info<'a>(method: &Method, path: &'a str, query: &str) -> Info<'a> {
         Method::PUT => Verb::Update,
         Method::PATCH => Verb::Patch,
         Method::DELETE => Verb::Delete,
-        _ => Verb::Get,
+        Method::GET | Method::HEAD => Verb::Get,
+        _ => Verb::Other,
     };
     let mut legacy_watch = false;
     if let ("watch", behind) = split(rest) {
@@ -226,6 +230,8 @@ mod tests {
             "update core/v1 namespaces/a/status in a",
         );
         check("GET", "/api/v1/namespaces", "list core/v1 namespaces");
+        check("HEAD", "/api/v1/namespaces", "list core/v1 namespaces");
+        check("OPTIONS", "/api/v1/namespaces", " core/v1 namespaces");
         check(
             "DELETE",
             "/api/v1/namespaces/a/pods",

@@ -8,6 +8,7 @@ mod connect;
 mod create;
 mod delete;
 mod discovery;
+mod drain;
 mod gate;
 mod get;
 mod health;
@@ -170,6 +171,7 @@ async fn serve(State(api): State<Arc<Api>>, request: Request<Body>) -> Response<
 /// The layers below the panic guard, in order: what is asked, who asks, as whom, may they, for how long, do it.
 async fn answer(api: &Arc<Api>, request: Request<Body>, label: &mut metrics::Label) -> Response<Body> {
     let (head, body) = request.into_parts();
+    let (body, rest) = drain::shared(body);
     let uri = head.uri.clone();
     let query = uri.query().unwrap_or("");
     let Some(path) = info::decode(uri.path()) else {
@@ -206,7 +208,15 @@ async fn answer(api: &Arc<Api>, request: Request<Body>, label: &mut metrics::Lab
         }
     }
     .await;
-    let mut response = outcome.unwrap_or_else(|status| respond::refusal(&status));
+    let mut response = match outcome {
+        Ok(response) => response,
+        Err(status) => {
+            if let Some(rest) = rest {
+                rest.drain().await;
+            }
+            respond::refusal(&status)
+        }
+    };
     let warnings = warnings.into_inner().unwrap_or_default();
     respond::warn(response.headers_mut(), &warnings);
     if head.method == Method::HEAD {
@@ -338,6 +348,11 @@ async fn verb(call: &Call<'_>, body: Body) -> Result<Response<Body>, Status> {
     if !row.verbs.contains(&target.verb.as_str()) {
         return Err(not_allowed());
     }
+    // The old watch paths ask to watch whatever the method is.
+    let reads = matches!(target.verb, Verb::Get | Verb::List | Verb::Watch);
+    if reads && !matches!(call.head.method, Method::GET | Method::HEAD) {
+        return Err(not_allowed());
+    }
     let needs_name = matches!(target.verb, Verb::Get | Verb::Update | Verb::Patch | Verb::Delete);
     if needs_name != target.named && target.verb != Verb::Watch {
         return Err(not_allowed());
@@ -357,6 +372,7 @@ async fn verb(call: &Call<'_>, body: Body) -> Result<Response<Body>, Status> {
         // Only lists and watches reach across namespaces.
         Verb::DeleteCollection if row.namespaced() && target.namespace.is_empty() => Err(not_allowed()),
         Verb::DeleteCollection => delete::collection(call, row, body).await,
+        Verb::Other => Err(not_allowed()),
     }
 }
 

@@ -266,6 +266,20 @@ async fn patches_in_three_languages() {
 }
 
 #[tokio::test]
+async fn a_method_that_means_nothing_is_refused() {
+    let kit = Kit::new().await;
+    for (method, path) in [
+        ("OPTIONS", MAPS),
+        ("FROB", MAPS),
+        ("FROB", "/api/v1/namespaces/a/pods/p/exec"),
+        ("POST", "/api/v1/watch/namespaces/a/configmaps"),
+    ] {
+        let request = Request::builder().method(method).uri(path).body(Body::empty());
+        kit.whole(request.unwrap()).await.refused(405);
+    }
+}
+
+#[tokio::test]
 async fn a_patch_makes_no_object_of_another_kind() {
     let kit = Kit::new().await;
     let path = format!("{MAPS}/m");
