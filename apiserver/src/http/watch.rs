@@ -33,6 +33,9 @@ const FRAME: usize = 64 * 1024;
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// A watch that does not say how long ends between this and twice this: upstream's --min-request-timeout.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
+/// In a burst a network watcher gets what happened since so long ago in one frame: each frame is a TLS record, a system
+/// call and the client's wake-up. Events that come alone, and the first two of a burst, do not wait.
+const PACE: Duration = Duration::from_millis(4);
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 pub(super) async fn watch(row: Arc<Row>, call: &Call<'_>) -> Result<Response<Body>, Status> {
@@ -86,6 +89,10 @@ struct Stream {
     /// A watch of Tables says its columns once.
     columns_said: bool,
     deadline: Pin<Box<Sleep>>,
+    /// When events were last sent over the network.
+    sent: Option<Instant>,
+    /// In a burst: when to look for more.
+    rest: Option<Pin<Box<Sleep>>>,
     bookmarks: Option<Pin<Box<Sleep>>>,
     /// The last revision that the client was told.
     told: Revision,
@@ -118,6 +125,8 @@ impl Stream {
             out: VecDeque::new(),
             columns_said: false,
             deadline: Box::pin(tokio::time::sleep(timeout)),
+            sent: None,
+            rest: None,
             bookmarks: bookmarks.then(|| Box::pin(tokio::time::sleep(until_bookmark()))),
             told: Revision::default(),
         }
@@ -144,6 +153,8 @@ impl Stream {
             out: VecDeque::from([error_event(status)]),
             columns_said: false,
             deadline: Box::pin(tokio::time::sleep(timeout)),
+            sent: None,
+            rest: None,
             bookmarks: None,
             told: Revision::default(),
         }
@@ -233,6 +244,19 @@ impl Stream {
         }
         if !buffer.is_empty() {
             self.out.push_back(buffer.into());
+            self.pace();
+        }
+    }
+
+    /// Called with each network frame of events: one that follows another closely is a burst's.
+    fn pace(&mut self) {
+        let now = Instant::now();
+        let before = self.sent.replace(now);
+        if before.is_some_and(|before| now - before < 2 * PACE) {
+            match &mut self.rest {
+                Some(rest) => rest.as_mut().reset(now + PACE),
+                None => self.rest = Some(Box::pin(tokio::time::sleep_until(now + PACE))),
+            }
         }
     }
 }
@@ -258,6 +282,11 @@ impl http_body::Body for Stream {
                 this.watcher = None;
                 continue;
             }
+            if let Some(rest) = &mut this.rest
+                && rest.as_mut().poll(cx).is_pending()
+            {
+                return Poll::Pending;
+            }
             match watcher.poll_next(cx) {
                 Poll::Ready(Ok(events)) => {
                     this.send(events);
@@ -270,7 +299,8 @@ impl http_body::Body for Stream {
                 }
                 Poll::Pending => {}
             }
-            let progress = watcher.progress();
+            // Nothing came while it rested: the burst is over.
+            this.rest = None;
             let Some(timer) = &mut this.bookmarks else {
                 return Poll::Pending;
             };
@@ -278,6 +308,7 @@ impl http_body::Body for Stream {
                 return Poll::Pending;
             }
             timer.as_mut().reset(Instant::now() + until_bookmark());
+            let progress = watcher.progress();
             if progress > this.told {
                 this.bookmark(progress, false);
             }
