@@ -11,6 +11,7 @@ pub mod events;
 pub mod health;
 pub mod informer;
 pub mod lead;
+mod memory;
 pub mod metrics;
 pub mod pki;
 pub mod process;
