@@ -52,8 +52,9 @@ impl Target {
         let name = ServerName::try_from("localhost").context("a plain name")?;
         let stream = TlsConnector::from(self.tls.clone()).connect(name, stream).await?;
         let (send, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-            .initial_stream_window_size(8 << 20)
-            .initial_connection_window_size(32 << 20)
+            // As Go's HTTP/2 transport has them.
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(1 << 30)
             .handshake(TokioIo::new(stream))
             .await?;
         let mut tasks = tokio::task::JoinSet::new();

@@ -19,7 +19,7 @@ use figures::Figures;
 
 #[derive(Parser)]
 struct Flags {
-    /// Which part: `api`, `node` or both.
+    /// Which part: `api`, `watch` (one load of it), `node`, or `all`.
     #[arg(default_value = "all")]
     part: String,
     /// Do not add this run to the history.
@@ -60,10 +60,14 @@ fn main() -> anyhow::Result<ExitCode> {
 
 async fn measure(part: &str, folder: &Path) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
-    if part != "node" {
-        api::measure(&folder.join("apiserver"), &mut figures).await?;
+    let server = folder.join("apiserver");
+    match part {
+        "all" | "api" => api::measure(&server, &mut figures).await?,
+        "watch" => api::measure_watch_alone(&server, &mut figures).await?,
+        "node" => {}
+        other => anyhow::bail!("no part is called {other:?}"),
     }
-    if part != "api" {
+    if matches!(part, "all" | "node") {
         let tools = Tools {
             folder: Tools::fetch()?,
             coracle: folder.join("coracle"),
