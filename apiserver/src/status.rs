@@ -267,8 +267,7 @@ impl Errors {
         self.push("FieldValueNotFound", field, format!("Not found: {}", shown(value)));
     }
     pub fn unsupported(&mut self, field: impl Into<String>, value: &Value, supported: &[&str]) {
-        let mut list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
-        list.sort();
+        let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
         let why = if list.is_empty() {
             String::new()
         } else {

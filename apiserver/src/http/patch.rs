@@ -136,36 +136,25 @@ fn applied(patch: &Patch, object: Object, gvk: Gvk<'_>, warn: impl FnMut(String)
     };
     // Upstream shows the patch where it converts trees, and what came of it where that is text.
     let shown = || match &patch.says {
-        Language::Strategic(fields) => go_map(fields),
+        Language::Strategic(fields) => patch::go_map(fields),
         Language::Json(_) | Language::Merge(_) => tree.to_string(),
     };
     body::checked(gvk, by, &tree, shown, patch.complaints.clone(), patch.validation, warn)
-}
-
-/// As Go prints a tree (`%+v`).
-fn go_map(fields: &Map<String, Value>) -> String {
-    let pairs: Vec<String> = fields
-        .iter()
-        .map(|(key, value)| format!("{key}:{}", go_value(value)))
-        .collect();
-    format!("map[{}]", pairs.join(" "))
-}
-
-fn go_value(value: &Value) -> String {
-    match value {
-        Value::Null => "<nil>".into(),
-        Value::String(text) => text.clone(),
-        Value::Bool(_) | Value::Number(_) => value.to_string(),
-        Value::Array(list) => format!("[{}]", list.iter().map(go_value).collect::<Vec<_>>().join(" ")),
-        Value::Object(fields) => go_map(fields),
-    }
 }
 
 fn refused(error: Error) -> Status {
     match error {
         Error::Malformed(why) => Status::bad_request(why),
         Error::TooLarge(why) => Status::too_large(why),
-        Error::Unfit(_) | Error::Rejected => Status {
+        // Upstream's own word for these: nobody there gives them a code or a reason.
+        Error::Unfit(_) => Status {
+            code: 500,
+            reason: Reason::Unknown,
+            message: error.to_string(),
+            details: None,
+            continue_token: None,
+        },
+        Error::Rejected => Status {
             code: 422,
             reason: Reason::Invalid,
             message: error.to_string(),

@@ -277,7 +277,7 @@ fn job_spec(spec: &Field, errors: &mut Errors) {
     match restart.str() {
         "" | "Always" => restart.required(errors, "valid values: [\"OnFailure\" \"Never\"]"),
         "OnFailure" | "Never" => {}
-        _ => restart.unsupported(errors, &["Never", "OnFailure"]),
+        _ => restart.unsupported(errors, &["OnFailure", "Never"]),
     }
     if policy.present() && restart.str() == "OnFailure" {
         restart.invalid(errors, "only \"Never\" is supported when podFailurePolicy is specified");

@@ -119,7 +119,7 @@ fn binding(new: &Object, namespaced: bool, errors: &mut Errors) {
             "User" | "Group" => {
                 group.one_of(errors, &[GROUP]);
             }
-            _ => kind.unsupported(errors, &["Group", "ServiceAccount", "User"]),
+            _ => kind.unsupported(errors, &["ServiceAccount", "User", "Group"]),
         }
     }
 }

@@ -365,6 +365,10 @@ async fn patches_are_refused_in_the_words_of_upstream() {
         let answer = kit.whole(request.body(Body::from(patch)).unwrap()).await;
         assert_eq!(answer.refused(code), want, "{kind} {patch}");
     }
+    let text = kit
+        .patch(&path, "strategic-merge", &json!({"data": {"$patch": "x", "a": [1]}}))
+        .await;
+    assert_eq!(text.refused(500), "unknown patch type: x in map: map[$patch:x a:[1]]");
     let many: Vec<Value> = vec![json!({"op": "test", "path": "/data/k", "value": "1"}); 10_001];
     let text = kit.patch(&path, "json", &json!(many)).await.refused(413);
     assert_eq!(

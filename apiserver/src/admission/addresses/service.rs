@@ -172,6 +172,7 @@ pub(super) fn set_node_ports(service: &mut Object, ports: &[Port]) {
 /// addresses and the cluster; on an update what the client left out and the old Service has.
 pub(super) fn normalize(new: &mut Object, old: Option<&Object>, ranges: &[Cidr]) {
     if let Some(old) = old {
+        follow_the_one(new, old);
         keep(new, old);
     }
     match kind(new) {
@@ -216,6 +217,21 @@ fn drop_node_ports(new: &mut Object, old: Option<&Object>) {
         {
             port.remove("nodePort");
         }
+    }
+}
+
+/// As normalizeClusterIPs (1.36): who changes the one address and leaves the list as it is means the list too.
+fn follow_the_one(new: &mut Object, old: &Object) {
+    let one = new.str_at(&["spec", "clusterIP"]).to_owned();
+    let list = |service: &Object| service.at(&["spec", "clusterIPs"]).cloned();
+    if one == old.str_at(&["spec", "clusterIP"]) || list(new) != list(old) {
+        return;
+    }
+    let spec = new.entry("spec");
+    if one.is_empty() {
+        spec.remove("clusterIPs");
+    } else {
+        spec.insert("clusterIPs".into(), json!([one]));
     }
 }
 

@@ -6,6 +6,8 @@ pub mod json;
 pub mod merge;
 pub mod strategic;
 
+use serde_json::{Map, Value};
+
 /// Why a patch was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -15,10 +17,33 @@ pub enum Error {
     /// It is more than anybody means (413).
     #[error("{0}")]
     TooLarge(String),
-    /// The document does not fit the object as it is now (422).
+    /// A strategic merge that does not fit its type or itself, of which upstream only has words.
     #[error("{0}")]
     Unfit(String),
-    /// A `test` operation did not hold, or a path is not there (422, with the patch library's words).
+    /// A `test` operation did not hold, or a path is not there (422; upstream keeps the library's words to itself).
     #[error("the server rejected our request due to an error in our request")]
     Rejected,
+}
+
+/// As Go prints a tree, in the texts of refusals.
+pub fn go_map(fields: &Map<String, Value>) -> String {
+    let pairs: Vec<String> = fields
+        .iter()
+        .map(|(key, value)| format!("{key}:{}", go_value(value)))
+        .collect();
+    format!("map[{}]", pairs.join(" "))
+}
+
+fn go_list(list: &[Value]) -> String {
+    format!("[{}]", list.iter().map(go_value).collect::<Vec<_>>().join(" "))
+}
+
+fn go_value(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".into(),
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Array(list) => go_list(list),
+        Value::Object(fields) => go_map(fields),
+    }
 }

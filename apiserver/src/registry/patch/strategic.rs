@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use super::Error;
+use super::{Error, go_list, go_map, go_value};
 
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -57,11 +57,14 @@ fn merge_map<S: Shape>(
     mut patch: Map<String, Value>,
     shape: Option<S>,
 ) -> Result<Map<String, Value>, Error> {
-    if let Some(directive) = patch.remove(PATCH) {
+    if let Some(directive) = patch.get(PATCH) {
         return match directive.as_str() {
-            Some("replace") => Ok(patch),
+            Some("replace") => {
+                patch.remove(PATCH);
+                Ok(patch)
+            }
             Some("delete") => Ok(Map::new()),
-            _ => Err(unknown_directive(&directive)),
+            _ => Err(unknown_directive(&patch)),
         };
     }
     retain_keys(&mut original, &mut patch)?;
@@ -110,7 +113,7 @@ fn retain_keys(original: &mut Map<String, Value>, patch: &mut Map<String, Value>
     for (key, value) in patch.iter() {
         let directive = key.starts_with(DELETE_PREFIX) || key.starts_with(ORDER_PREFIX);
         if !value.is_null() && !directive && !named(key) {
-            return Err(bad());
+            return Err(Error::Rejected);
         }
     }
     original.retain(|key, _| named(key));
@@ -182,8 +185,8 @@ fn same_order(patched: &[Value], order: &[Value], key: Option<&str>) -> Result<(
             None => {
                 return Err(Error::Unfit(format!(
                     "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
-                    Value::Array(patched.to_vec()),
-                    Value::Array(order.to_vec())
+                    go_list(patched),
+                    go_list(order)
                 )));
             }
         }
@@ -225,19 +228,19 @@ fn merge_list<S: Shape>(
                 "expected an object with the merge key {key} in a list"
             )));
         };
-        match fields.get(PATCH).map(|d| (d, d.as_str())) {
+        match fields.get(PATCH).map(Value::as_str) {
             None => ordinary.push(fields),
-            Some((_, Some("delete"))) => {
+            Some(Some("delete")) => {
                 let value = fields.get(key).ok_or_else(|| no_merge_key(&fields, key))?;
                 merged.retain(|have| have.get(key) != Some(value));
             }
-            Some((_, Some("replace"))) => replaces = true,
-            Some((_, Some("merge"))) => {
+            Some(Some("replace")) => replaces = true,
+            Some(Some("merge")) => {
                 return Err(Error::Unfit(
                     "merging lists cannot yet be specified in the patch".into(),
                 ));
             }
-            Some((directive, _)) => return Err(unknown_directive(directive)),
+            Some(_) => return Err(unknown_directive(&fields)),
         }
     }
     let order: Vec<Value> = ordinary.iter().cloned().map(Value::Object).collect();
@@ -323,15 +326,13 @@ fn drop_directives(value: &mut Value) {
 }
 
 fn no_merge_key(fields: &Map<String, Value>, key: &str) -> Error {
-    let fields = Value::Object(fields.clone());
+    let fields = go_map(fields);
     Error::Unfit(format!("map: {fields} does not contain declared merge key: {key}"))
 }
 
-fn unknown_directive(directive: &Value) -> Error {
-    Error::Unfit(format!(
-        "Unknown patch type found in patch: {}",
-        directive.as_str().unwrap_or("")
-    ))
+fn unknown_directive(fields: &Map<String, Value>) -> Error {
+    let directive = fields.get(PATCH).map(go_value).unwrap_or_default();
+    Error::Unfit(format!("unknown patch type: {directive} in map: {}", go_map(fields)))
 }
 
 #[cfg(test)]

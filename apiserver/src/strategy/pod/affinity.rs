@@ -133,7 +133,8 @@ fn label_keys(keys: &Field, selector: &Field, errors: &mut Errors) {
     }
 }
 
-const EFFECTS: &[&str] = &["NoExecute", "NoSchedule", "PreferNoSchedule"];
+/// In upstream's order, which clients see.
+const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
 /// `effect` of a taint, which must have one.
 pub(in super::super) fn taint_effect(field: &Field, errors: &mut Errors) {

@@ -44,7 +44,7 @@ fn common(container: &Field, around: &Around, errors: &mut Errors) {
     if message.str().is_empty() {
         message.required(errors, "");
     } else {
-        message.one_of(errors, &["FallbackToLogsOnError", "File"]);
+        message.one_of(errors, &["File", "FallbackToLogsOnError"]);
     }
     ports(&container.get("ports"), errors);
     env::env(&container.get("env"), errors);

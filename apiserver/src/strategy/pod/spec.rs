@@ -7,7 +7,7 @@ use super::super::{format, meta, resources};
 use super::{affinity, container, security, volume};
 use crate::status::Errors;
 
-const DNS_POLICIES: &[&str] = &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
+const DNS_POLICIES: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
 
 /// The whole check of a PodSpec; `in_pod` is false for templates.
 pub(in super::super) fn validate(spec: &Field, in_pod: bool, errors: &mut Errors) {
@@ -35,7 +35,7 @@ pub(in super::super) fn validate(spec: &Field, in_pod: bool, errors: &mut Errors
     if restart.str().is_empty() {
         restart.required(errors, "");
     } else {
-        restart.one_of(errors, &["Always", "Never", "OnFailure"]);
+        restart.one_of(errors, &["Always", "OnFailure", "Never"]);
     }
     dns(spec, errors);
     meta::labels(&spec.get("nodeSelector"), errors);
