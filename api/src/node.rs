@@ -1,10 +1,12 @@
 //! Facts of a node: its taints against a pod's tolerations, its conditions and addresses.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, NodeSelectorTerm, PodSpec, Taint, Toleration};
 
 use crate::condition;
+use crate::selector::{Operator, Requirement};
 
 /// Whether one toleration covers one taint.
 pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
@@ -99,6 +101,91 @@ pub fn pod_cidrs(node: &Node) -> Vec<&str> {
     } else {
         several.iter().map(String::as_str).collect()
     }
+}
+
+/// One way for a node to be right: all of its expressions hold.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeTerm {
+    /// `None`: the term is malformed, and such a term matches nothing.
+    expressions: Option<Vec<Requirement>>,
+    /// `metadata.name` is the only field that nodes can be chosen by.
+    names: Vec<(Operator, Vec<String>)>,
+}
+
+impl NodeTerm {
+    /// Reads a term; one that cannot be read matches nothing.
+    pub fn new(term: &NodeSelectorTerm) -> Self {
+        let expressions = term
+            .match_expressions
+            .iter()
+            .flatten()
+            .map(|e| {
+                Requirement::new(
+                    e.key.clone(),
+                    operator(&e.operator)?,
+                    e.values.clone().unwrap_or_default(),
+                )
+                .ok()
+            })
+            .collect::<Option<Vec<_>>>();
+        let names = term
+            .match_fields
+            .iter()
+            .flatten()
+            .filter_map(|field| Some((operator(&field.operator)?, field.values.clone().unwrap_or_default())))
+            .collect::<Vec<_>>();
+        // A term without anything in it matches no node (nodeaffinity.go, isEmptyNodeSelectorTerm).
+        let empty = term.match_expressions.iter().flatten().next().is_none() && names.is_empty();
+        NodeTerm {
+            expressions: if empty { None } else { expressions },
+            names,
+        }
+    }
+
+    /// Whether a node with this name and these labels is right.
+    pub fn matches(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
+        let Some(expressions) = &self.expressions else {
+            return false;
+        };
+        expressions
+            .iter()
+            .all(|e| e.matches(labels.get(&e.key).map(String::as_str)))
+            && self.names.iter().all(|(operator, names)| {
+                let listed = names.iter().any(|n| n == name);
+                if *operator == Operator::NotIn { !listed } else { listed }
+            })
+    }
+}
+
+fn operator(name: &str) -> Option<Operator> {
+    Some(match name {
+        "In" => Operator::In,
+        "NotIn" => Operator::NotIn,
+        "Exists" => Operator::Exists,
+        "DoesNotExist" => Operator::DoesNotExist,
+        "Gt" => Operator::GreaterThan,
+        "Lt" => Operator::LessThan,
+        _ => return None,
+    })
+}
+
+/// Whether the pod asks, by its node selector or its required affinity, for a node like this one.
+pub fn is_wanted_by(pod: &PodSpec, name: &str, labels: &BTreeMap<String, String>) -> bool {
+    let selected = pod
+        .node_selector
+        .iter()
+        .flatten()
+        .all(|(key, value)| labels.get(key) == Some(value));
+    let affinity = pod
+        .affinity
+        .as_ref()
+        .and_then(|affinity| affinity.node_affinity.as_ref());
+    let required = affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+    selected
+        && required.is_none_or(|required| {
+            let terms = &required.node_selector_terms;
+            terms.iter().any(|term| NodeTerm::new(term).matches(name, labels))
+        })
 }
 
 #[cfg(test)]

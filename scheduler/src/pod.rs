@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api::node::NodeTerm;
 use api::pod::HostPort;
 use api::quantity::Quantity;
-use api::selector::{Operator, Requirement};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 
@@ -56,71 +56,6 @@ impl Amounts {
         }
         self.other.retain(|_, amount| *amount != 0);
     }
-}
-
-/// One way for a node to be right: all of its expressions hold.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NodeTerm {
-    /// `None`: the term is malformed, and such a term matches nothing.
-    expressions: Option<Vec<Requirement>>,
-    /// `metadata.name` is the only field that nodes can be chosen by.
-    names: Vec<(Operator, Vec<String>)>,
-}
-
-impl NodeTerm {
-    fn new(term: &core::NodeSelectorTerm) -> Self {
-        let expressions = term
-            .match_expressions
-            .iter()
-            .flatten()
-            .map(|e| {
-                Requirement::new(
-                    e.key.clone(),
-                    operator(&e.operator)?,
-                    e.values.clone().unwrap_or_default(),
-                )
-                .ok()
-            })
-            .collect::<Option<Vec<_>>>();
-        let names = term
-            .match_fields
-            .iter()
-            .flatten()
-            .filter_map(|field| Some((operator(&field.operator)?, field.values.clone().unwrap_or_default())))
-            .collect::<Vec<_>>();
-        // A term without anything in it matches no node (nodeaffinity.go, isEmptyNodeSelectorTerm).
-        let empty = term.match_expressions.iter().flatten().next().is_none() && names.is_empty();
-        NodeTerm {
-            expressions: if empty { None } else { expressions },
-            names,
-        }
-    }
-
-    /// Whether a node with this name and these labels is right.
-    pub fn matches(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
-        let Some(expressions) = &self.expressions else {
-            return false;
-        };
-        expressions
-            .iter()
-            .all(|e| e.matches(labels.get(&e.key).map(String::as_str)))
-            && self.names.iter().all(|(operator, names)| {
-                let listed = names.iter().any(|n| n == name);
-                if *operator == Operator::NotIn { !listed } else { listed }
-            })
-    }
-}
-
-fn operator(name: &str) -> Option<Operator> {
-    Some(match name {
-        "In" => Operator::In,
-        "NotIn" => Operator::NotIn,
-        "Exists" => Operator::Exists,
-        "DoesNotExist" => Operator::DoesNotExist,
-        "Gt" => Operator::GreaterThan,
-        "Lt" => Operator::LessThan,
-        _ => return None,
-    })
 }
 
 /// A pod, with everything that rules ask of it.

@@ -140,7 +140,7 @@ impl Kubelet {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let done = settled(match api::pod::node_name(pod) {
-            None if api::pod::is_deleting(pod) => Ok(()),
+            None if api::pod::is_deleting(pod) || !self.is_meant_by(pod) => Ok(()),
             None => {
                 let binding: Binding = serde_json::from_value(json!({
                     "metadata": {"name": name, "namespace": namespace},
@@ -172,6 +172,14 @@ impl Kubelet {
             Some(_) => Ok(()),
         });
         done.map(|()| Next::Done)
+    }
+
+    /// Whether a pod that has no node yet may come here: the pod of a daemon is for one node.
+    fn is_meant_by(&self, pod: &Pod) -> bool {
+        let mut spec = pod.spec.clone().unwrap_or_default();
+        // Labels are the scheduler's affair.
+        spec.node_selector = None;
+        api::node::is_wanted_by(&spec, &self.name, &std::collections::BTreeMap::new())
     }
 
     /// Says that a pod that is being deleted has ended, as a kubelet does before it lets go of it.

@@ -2,8 +2,10 @@
 //! is what upstream's bootstrap roles let them.
 
 mod cleanup;
+mod daemons;
 mod network;
 mod nodes;
+mod stateful;
 mod workloads;
 
 use std::sync::Arc;

@@ -26,6 +26,7 @@ use crate::context::{Context, Key, enqueue_each, enqueue_owner};
 use crate::pods::{matches, message, selects, this_one};
 use crate::{Error, is_conflict, is_gone, is_terminating};
 use plan::{Observed, Plan, Step, plan};
+pub(super) use sets::hash as template_hash;
 
 struct Controller {
     context: Context,

@@ -1,7 +1,6 @@
 //! Words about a Deployment's ReplicaSets: which is the new one, which revision each has, how it is annotated.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use api::int_or_string::{Round, rolling, scaled};
 use api::names::well_known::{
@@ -177,7 +176,7 @@ pub(super) fn new_set(deployment: &Deployment, spec: &DeploymentSpec) -> Replica
 
 /// A short name for a template. Upstream hashes Go's view of it, so the names differ from upstream's; templates are
 /// compared, never hashes.
-pub(super) fn hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
+pub(in crate::workloads) fn hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
     struct Fnv(u32);
     impl std::io::Write for Fnv {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -195,12 +194,5 @@ pub(super) fn hash(template: &PodTemplateSpec, collisions: Option<i32>) -> Strin
     if let Some(collisions) = collisions {
         std::io::Write::write_all(&mut fnv, &collisions.to_le_bytes()).expect("hashing does not fail");
     }
-    // No vowels and no digits that look like them: a hash never reads as a word.
-    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    let mut digits = String::new();
-    write!(digits, "{}", fnv.0).expect("a string takes all that is written");
-    digits
-        .bytes()
-        .map(|digit| char::from(LETTERS[usize::from(digit) % LETTERS.len()]))
-        .collect()
+    crate::workloads::revisions::safe(fnv.0)
 }
