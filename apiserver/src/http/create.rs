@@ -13,7 +13,7 @@ use crate::status::Status;
 pub(super) async fn create(call: &Call<'_>, row: &Row, body: Body) -> Result<Response<Body>, Status> {
     let options = options::Write::parse(call.query, "CreateOptions")?;
     let bytes = body::read(body).await?;
-    let context = call.write(options.dry_run);
+    let context = call.write_as(&options);
     let object = body::decode_row(row, &context, &call.head.headers, &bytes, options.validation)?;
     let gate = call.gate(row, options.dry_run);
     let stored = call.api.registry.create(row, &context, object, &gate).await?;
@@ -29,7 +29,7 @@ pub(super) async fn bind(call: &Call<'_>, row: &Row, body: Body) -> Result<Respo
         version: "v1",
         kind: "Binding",
     };
-    let context = call.write(options.dry_run);
+    let context = call.write_as(&options);
     let mut binding = body::decode(gvk, &call.head.headers, &bytes, options.validation, |w| context.warn(w))?;
     let name = match &*call.target.name {
         "" => binding.name().to_owned(),

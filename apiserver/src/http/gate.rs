@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use futures::future::BoxFuture;
 
 use crate::admission::{Attributes, Chain, Operation};
+use crate::authz;
 use crate::identity::User;
 use crate::object::Object;
 use crate::registry::row::Resource;
@@ -97,5 +98,48 @@ impl Gate for Admission<'_> {
                 rule.finish(&attributes, object, old, stored).await;
             }
         })
+    }
+}
+
+/// Admission for a write that makes the object where there is none: that takes the right to create.
+/// Upstream: withAuthorization in endpoints/handlers/update.go (1.36).
+pub(super) struct Creating<'a> {
+    pub(super) admission: Admission<'a>,
+    pub(super) authz: &'a authz::Chain,
+    pub(super) request: authz::Request<'a>,
+}
+
+impl Gate for Creating<'_> {
+    fn mutate<'a>(
+        &'a self,
+        name: &'a str,
+        new: &'a mut Object,
+        old: Option<&'a Object>,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        self.admission.mutate(name, new, old)
+    }
+
+    fn validate<'a>(
+        &'a self,
+        name: &'a str,
+        new: Option<&'a Object>,
+        old: Option<&'a Object>,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move {
+            if old.is_none() {
+                self.authz.require(&self.request).await?;
+            }
+            self.admission.validate(name, new, old).await
+        })
+    }
+
+    fn finish<'a>(
+        &'a self,
+        object: &'a Object,
+        old: Option<&'a Object>,
+        write: Write,
+        stored: bool,
+    ) -> BoxFuture<'a, ()> {
+        self.admission.finish(object, old, write, stored)
     }
 }

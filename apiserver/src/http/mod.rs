@@ -3,6 +3,7 @@
 //! every verb and no kind (but `review`, the kinds that are never stored), and neither store nor strategy.
 //! Holds: no verb runs before the caller is known and allowed; a read sends the cache's bytes as they are.
 
+mod apply;
 mod body;
 mod connect;
 mod create;
@@ -29,6 +30,7 @@ mod watch;
 pub use connect::KubeletAccess;
 pub use health::Checks;
 
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -48,7 +50,7 @@ use crate::authn::{Authn, impersonation, service_account};
 use crate::authz;
 use crate::identity::{Peer, User};
 use crate::registry::row::Subresource;
-use crate::registry::{Registry, Row, write};
+use crate::registry::{Registry, Row, fields, write};
 use crate::status::{Reason, Status};
 use gate::Admission;
 use info::{Info, Target, Verb};
@@ -117,6 +119,8 @@ struct Call<'a> {
     user: &'a User,
     warnings: &'a Mutex<Vec<String>>,
     now: jiff::Timestamp,
+    /// Who owns what a write changes, where the request does not say: what its user agent calls itself.
+    agent: Cow<'a, str>,
 }
 
 impl Call<'_> {
@@ -125,6 +129,19 @@ impl Call<'_> {
         matches!(self.head.extensions.get::<Peer>(), Some(Peer::Internal(_)))
     }
     fn write(&self, dry_run: bool) -> write::Context<'_> {
+        self.write_by(fields::By::Manager(&self.agent), dry_run)
+    }
+    /// A write in the name of the manager that the request names, if it names one.
+    fn write_as<'c>(&'c self, options: &'c options::Write) -> write::Context<'c> {
+        self.write_by(fields::By::Manager(self.manager(options)), options.dry_run)
+    }
+    fn manager<'c>(&'c self, options: &'c options::Write) -> &'c str {
+        match &*options.manager {
+            "" => &self.agent,
+            manager => manager,
+        }
+    }
+    fn write_by<'c>(&'c self, by: fields::By<'c>, dry_run: bool) -> write::Context<'c> {
         write::Context {
             user: self.user,
             version: self.target.version,
@@ -132,7 +149,28 @@ impl Call<'_> {
             namespace: self.target.namespace,
             dry_run,
             now: self.now,
+            by,
             warnings: self.warnings,
+        }
+    }
+    /// A gate that asks whether the user may create, where a write that need not be one comes to be one.
+    fn creating_gate<'a>(&'a self, row: &'a Row, dry_run: bool) -> gate::Creating<'a> {
+        gate::Creating {
+            admission: self.gate(row, dry_run),
+            authz: &self.api.authz,
+            request: authz::Request {
+                user: self.user,
+                verb: Verb::Create.as_str(),
+                target: authz::Target::Resource {
+                    group: self.target.group,
+                    version: self.target.version,
+                    resource: self.target.resource,
+                    subresource: self.target.subresource,
+                    namespace: self.target.namespace,
+                    name: &self.target.name,
+                    fields: None,
+                },
+            },
         }
     }
     fn gate<'a>(&'a self, row: &'a Row, dry_run: bool) -> Admission<'a> {
@@ -196,6 +234,7 @@ async fn answer(api: &Arc<Api>, request: Request<Body>, label: &mut metrics::Lab
                     user: &user,
                     warnings: &warnings,
                     now: jiff::Timestamp::now(),
+                    agent: options::agent(&head.headers),
                 };
                 // Boxed: the verbs' futures are large, and each connection would hold the largest.
                 let verb = Box::pin(verb(&call, body));

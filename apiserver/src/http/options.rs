@@ -163,14 +163,53 @@ impl List {
 }
 
 /// What create, update and patch are told beside the object.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Write {
     pub(super) dry_run: bool,
     pub(super) validation: Validation,
+    /// Empty where the request names none.
+    pub(super) manager: String,
+    /// Take what others own; only an apply may say so, either way.
+    pub(super) force: Option<bool>,
+}
+
+/// Bytes of a manager's name.
+const MANAGER_MAX: usize = 128;
+
+/// What the user agent calls itself, as the name of a manager: what stands before the first slash
+/// (endpoints/handlers/create.go, 1.36).
+pub(super) fn agent(headers: &http::HeaderMap) -> Cow<'_, str> {
+    let Some(agent) = headers.get(http::header::USER_AGENT) else {
+        return Cow::Borrowed("");
+    };
+    let bytes = agent.as_bytes();
+    let end = bytes.iter().position(|byte| *byte == b'/').unwrap_or(bytes.len());
+    let name = &bytes[..end];
+    if name.len() <= MANAGER_MAX && name.iter().all(|byte| (b' '..=b'~').contains(byte)) {
+        return String::from_utf8_lossy(name);
+    }
+    let mut out = String::new();
+    for letter in String::from_utf8_lossy(name)
+        .chars()
+        .filter(|letter| !letter.is_control())
+    {
+        if out.len() + letter.len_utf8() > MANAGER_MAX {
+            break;
+        }
+        out.push(letter);
+    }
+    Cow::Owned(out)
 }
 
 impl Write {
     pub(super) fn parse(query: &str, kind: &str) -> Result<Self, Status> {
+        Write::read(query, kind, false)
+    }
+    /// Of a server-side apply, which must name its manager.
+    pub(super) fn of_apply(query: &str) -> Result<Self, Status> {
+        Write::read(query, "PatchOptions", true)
+    }
+    fn read(query: &str, kind: &str, applies: bool) -> Result<Self, Status> {
         let mut options = Write::default();
         let mut errors = Errors::default();
         for (key, value) in pairs(query) {
@@ -191,11 +230,25 @@ impl Write {
                         }
                     }
                 }
-                "fieldManager" if value.chars().count() > 128 => {
-                    errors.too_long("fieldManager", 128);
+                "fieldManager" => {
+                    if value.len() > MANAGER_MAX {
+                        errors.too_long("fieldManager", MANAGER_MAX);
+                    }
+                    for (at, letter) in value.char_indices().filter(|(_, letter)| letter.is_control()) {
+                        let why = format!("invalid character U+{:04X} (at position {at})", u32::from(letter));
+                        errors.invalid("fieldManager", &Value::from(&*value), &why);
+                    }
+                    options.manager = value.into_owned();
                 }
+                "force" if !value.is_empty() => options.force = Some(truth(&value)),
                 _ => {}
             }
+        }
+        if kind == "PatchOptions" && options.force.is_some() && !applies {
+            errors.forbidden("force", "may not be specified for non-apply patch");
+        }
+        if applies && options.manager.is_empty() {
+            errors.required("fieldManager", "is required for apply patch");
         }
         if errors.is_empty() {
             Ok(options)

@@ -1,16 +1,16 @@
-//! PATCH: what the client wants changed, in one of three languages. The patch is applied to the served version, read back
+//! PATCH: what the client wants changed, in one of three languages (for the fourth see `apply`). The patch is applied to the served version, read back
 //! as if the client had sent the result, and stored by the same loop as an update.
 
 use axum::body::Body;
 use http::Response;
 use serde_json::{Map, Value};
 
-use super::{Call, body, get, negotiate, options, update};
+use super::{Call, apply, body, get, negotiate, options, update};
 use crate::object::Object;
 use crate::registry::Row;
+use crate::registry::fields;
 use crate::registry::patch::{self, Error, strategic};
 use crate::registry::row::Subresource;
-use crate::registry::subresource::{scale_of, scaled};
 use crate::schema::{self, Gvk, Patched, Ty, TypeRef, Validation, tree};
 use crate::status::{Reason, Status};
 
@@ -30,8 +30,7 @@ struct Patch {
     validation: Validation,
 }
 
-const ACCEPTED: &str =
-    "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
 
 pub(super) async fn patch(
     call: &Call<'_>,
@@ -39,21 +38,30 @@ pub(super) async fn patch(
     part: Option<Subresource>,
     body: Body,
 ) -> Result<Response<Body>, Status> {
-    let options = options::Write::parse(call.query, "PatchOptions")?;
     let media_type = negotiate::media_type(&call.head.headers).to_owned();
+    if media_type == apply::MEDIA_TYPE {
+        return apply::apply(call, row, part, body).await;
+    }
+    let options = options::Write::parse(call.query, "PatchOptions")?;
     if !ACCEPTED.split(", ").any(|accepted| accepted == media_type) {
         return Err(Status::unsupported_media_type(ACCEPTED));
     }
     let bytes = body::read(body).await?;
     let patch = parse(&media_type, &bytes, options.validation)?;
-    let context = call.write(options.dry_run);
+    let context = call.write_as(&options);
     let name = &*call.target.name;
     let version = call.target.version;
     if part == Some(Subresource::Scale) {
         let mut change = |old: Option<&Object>| {
             let old = old.ok_or_else(|| Status::not_found(row.about(), name))?;
-            let scale = applied(&patch, scale_of(old), update::SCALE, |w| context.warn(w))?;
-            scaled(row, name, old, &scale)
+            let live = update::live_scale(old);
+            let mut scale = applied(&patch, live.clone(), update::SCALE, |w| context.warn(w))?;
+            fields::track(
+                &update::scale_form(call, call.manager(&options))?,
+                Some(&live.0),
+                &mut scale.0,
+            );
+            update::rescaled(call, row, old, &scale)
         };
         return update::scale_with(call, row, options.dry_run, &mut change).await;
     }
@@ -165,7 +173,12 @@ fn refused(error: Error) -> Status {
 }
 
 /// A patch cannot make another object of this one.
-fn same_object(new: &Object, name: &str, namespace: &str, row: &Row) -> Result<(), Status> {
+pub(super) fn same_object(new: &Object, name: &str, namespace: &str, row: &Row) -> Result<(), Status> {
+    if new.name().is_empty() {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        )));
+    }
     if new.name() != name {
         return Err(Status::bad_request(format!(
             "the name of the object ({}) does not match the name on the URL ({name})",

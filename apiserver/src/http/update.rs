@@ -7,10 +7,12 @@ use super::negotiate::{self, Offer};
 use super::{Call, body, get, options};
 use crate::object::Object;
 use crate::registry::Row;
+use crate::registry::fields::{self, By, Form, OneVersion};
 use crate::registry::subresource::{scale_of, scaled};
 use crate::registry::write::Stored;
 use crate::schema::Gvk;
 use crate::status::Status;
+use crate::strategy::{Reset, meta};
 
 pub(super) const SCALE: Gvk<'static> = Gvk {
     group: "autoscaling",
@@ -21,10 +23,10 @@ pub(super) const SCALE: Gvk<'static> = Gvk {
 pub(super) async fn update(call: &Call<'_>, row: &Row, body: Body) -> Result<Response<Body>, Status> {
     let options = options::Write::parse(call.query, "UpdateOptions")?;
     let bytes = body::read(body).await?;
-    let context = call.write(options.dry_run);
+    let context = call.write_as(&options);
     let mut object = body::decode_row(row, &context, &call.head.headers, &bytes, options.validation)?;
     named(call, row, &mut object)?;
-    let gate = call.gate(row, options.dry_run);
+    let gate = call.creating_gate(row, options.dry_run);
     let mut change = |_: Option<&Object>| Ok(object.clone());
     let stored = call
         .api
@@ -69,7 +71,7 @@ fn named(call: &Call<'_>, row: &Row, object: &mut Object) -> Result<(), Status> 
 pub(super) async fn scale(call: &Call<'_>, row: &Row, body: Body) -> Result<Response<Body>, Status> {
     let options = options::Write::parse(call.query, "UpdateOptions")?;
     let bytes = body::read(body).await?;
-    let context = call.write(options.dry_run);
+    let context = call.write_as(&options);
     let headers = &call.head.headers;
     let scale = body::decode(SCALE, headers, &bytes, options.validation, |w| context.warn(w))?;
     let name = &*call.target.name;
@@ -79,11 +81,41 @@ pub(super) async fn scale(call: &Call<'_>, row: &Row, body: Body) -> Result<Resp
             scale.name()
         )));
     }
-    let mut change = |old: Option<&Object>| match old {
-        Some(old) => scaled(row, name, old, &scale),
-        None => Err(Status::not_found(row.about(), name)),
+    let mut change = |old: Option<&Object>| {
+        let old = old.ok_or_else(|| Status::not_found(row.about(), name))?;
+        let live = live_scale(old);
+        let mut scale = scale.clone();
+        fields::track(&scale_form(call, call.manager(&options))?, Some(&live.0), &mut scale.0);
+        rescaled(call, row, old, &scale)
     };
     scale_with(call, row, options.dry_run, &mut change).await
+}
+
+/// The Scale of a workload, with the owners of its replicas.
+pub(super) fn live_scale(workload: &Object) -> Object {
+    let mut scale = scale_of(workload);
+    fields::scale_entries(&workload.0, &mut scale.0);
+    scale
+}
+
+/// Whose fields a write of a Scale changes.
+pub(super) fn scale_form<'a>(call: &'a Call<'_>, manager: &'a str) -> Result<Form<'a>, Status> {
+    Ok(Form {
+        gvk: SCALE,
+        ty: body::type_of(SCALE)?,
+        subresource: call.target.subresource,
+        reset: Reset::NOTHING,
+        manager,
+        now: meta::seconds(call.now),
+        versions: &OneVersion,
+    })
+}
+
+/// The workload with the replicas and with their owners of its new Scale.
+pub(super) fn rescaled(call: &Call<'_>, row: &Row, old: &Object, scale: &Object) -> Result<Object, Status> {
+    let mut workload = scaled(row, &call.target.name, old, scale)?;
+    fields::workload_entries(&row.api_version(call.target.version), &scale.0, &mut workload.0);
+    Ok(workload)
 }
 
 /// Stores the scaled workload and answers with its Scale.
@@ -94,7 +126,7 @@ pub(super) async fn scale_with(
     change: &mut crate::registry::write::Change<'_>,
 ) -> Result<Response<Body>, Status> {
     let accept = negotiate::accept(&call.head.headers, Offer::Plain)?;
-    let context = call.write(dry_run);
+    let context = call.write_by(By::Change, dry_run);
     let gate = call.gate(row, dry_run);
     let stored = call
         .api

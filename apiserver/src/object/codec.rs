@@ -16,11 +16,10 @@ impl Object {
         self.metadata_mut()
             .insert("resourceVersion".into(), Value::String(revision.to_string()));
     }
-    /// As it is stored: sorted keys, no resourceVersion, no managedFields (nobody keeps them yet).
+    /// As it is stored: sorted keys, no resourceVersion.
     pub fn to_stored(&mut self) -> Bytes {
         let metadata = self.metadata_mut();
         metadata.remove("resourceVersion");
-        metadata.remove("managedFields");
         metadata.remove("selfLink");
         self.to_bytes()
     }

@@ -2,6 +2,7 @@
 //! Comes in: an object or a name, who asks, and what the cluster says of it as a [`write::Gate`]. Goes out: stored bytes.
 //! It knows no HTTP and no admission. A write is one fixed order and one compare-and-swap loop; reads come from the cache.
 
+pub mod fields;
 pub mod patch;
 pub mod read;
 pub mod remove;
@@ -89,10 +90,14 @@ impl Row {
     }
     /// As it is stored, in its canonical form: what strategies and admission left empty goes.
     pub fn encode(&self, object: &mut Object) -> Bytes {
+        self.normalise(object);
+        object.to_stored()
+    }
+    /// The canonical form of the stored type.
+    pub fn normalise(&self, object: &mut Object) {
         if let Some(ty) = self.stored_type {
             schema::normalise(ty, &mut object.0);
         }
-        object.to_stored()
     }
     /// The selector in the cache's words: rows that share a store may name the same field differently.
     pub fn cache_fields(&self, fields: &api::selector::Fields) -> Result<api::selector::Fields, Status> {

@@ -10,7 +10,7 @@ use crate::object::Object;
 use crate::status::{About, Errors};
 use crate::store::Durability;
 use crate::strategy::format::NameRule;
-use crate::strategy::{Context, Strategy, meta};
+use crate::strategy::{Context, Reset, Strategy, meta};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -114,6 +114,13 @@ impl Resource {
         if let Some(convert) = self.convert {
             (convert.from_storage)(object, version);
         }
+    }
+    /// What a write through `subresource` cannot change.
+    pub fn reset(&self, subresource: &str) -> Reset {
+        if subresource.is_empty() && !self.has(Subresource::Status) {
+            return Reset::NOTHING;
+        }
+        self.strategy.reset(subresource)
     }
     /// How the write of an object in `namespace` is kept.
     pub fn durability_in(&self, namespace: &str) -> Durability {

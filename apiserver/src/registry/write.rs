@@ -13,9 +13,11 @@ use futures::future::BoxFuture;
 use rand::Rng;
 use serde_json::Value;
 
+use super::fields::{self, By};
 use super::{Registry, Row, from_store};
 use crate::identity::User;
 use crate::object::Object;
+use crate::schema;
 use crate::status::{Errors, Reason, Status};
 use crate::store::{self, Expect, Revision};
 use crate::strategy;
@@ -40,6 +42,8 @@ pub struct Context<'a> {
     pub namespace: &'a str,
     pub dry_run: bool,
     pub now: jiff::Timestamp,
+    /// Whose fields the changed ones are from now on.
+    pub by: By<'a>,
     /// Sent as Warning headers, each once.
     pub warnings: &'a Mutex<Vec<String>>,
 }
@@ -50,6 +54,53 @@ impl Context<'_> {
         if !warnings.contains(&warning) {
             warnings.push(warning);
         }
+    }
+    /// The ownership side of this write; `None` for a kind without a type, whose fields nobody can tell apart.
+    pub fn form<'f>(
+        &'f self,
+        row: &'f Row,
+        manager: &'f str,
+        versions: &'f fields::RowVersions<'f>,
+    ) -> Option<fields::Form<'f>> {
+        let gvk = schema::Gvk {
+            group: &row.group,
+            version: self.version,
+            kind: &row.kind,
+        };
+        Some(fields::Form {
+            gvk,
+            ty: schema::type_of(gvk.group, gvk.version, gvk.kind)?,
+            subresource: self.subresource,
+            reset: row.reset(self.subresource),
+            manager,
+            now: strategy::meta::seconds(self.now),
+            versions,
+        })
+    }
+    /// Says in `new` who owns what. Both are in the stored form.
+    fn track(&self, row: &Row, live: Option<&Object>, new: &mut Object) {
+        let By::Manager(manager) = self.by else { return };
+        let versions = fields::RowVersions { row };
+        let Some(form) = self.form(row, manager, &versions) else {
+            return;
+        };
+        if !row.converts(self.version) {
+            return fields::track(&form, live.map(|live| &live.0), &mut new.0);
+        }
+        let served = |object: &Object| {
+            let mut object = object.clone();
+            row.from_stored(&mut object, self.version);
+            object.0
+        };
+        let mut seen = served(new);
+        fields::track(&form, live.map(served).as_ref(), &mut seen);
+        let list = seen
+            .get_mut("metadata")
+            .and_then(|metadata| metadata.as_object_mut()?.remove("managedFields"));
+        match list {
+            Some(list) => new.metadata_mut().insert("managedFields".into(), list),
+            None => new.metadata_mut().remove("managedFields"),
+        };
     }
     pub(super) fn strategy(&self) -> strategy::Context<'_> {
         strategy::Context {
@@ -162,6 +213,7 @@ impl Registry {
             });
         }
         row.strategy.default(&mut new);
+        context.track(row, None, &mut new);
         let name = new.name().to_owned();
         gate.mutate(&name, &mut new, None).await?;
         let outcome = self.insert(row, context, &mut new, gate).await;
@@ -235,11 +287,36 @@ impl Registry {
         change: &mut Change<'_>,
         gate: &dyn Gate,
     ) -> Result<Stored, Status> {
+        self.put(row, context, name, change, gate, false).await
+    }
+
+    /// An update that also makes the object where there is none, whatever the kind: `change` is asked without one.
+    pub async fn apply(
+        &self,
+        row: &Row,
+        context: &Context<'_>,
+        name: &str,
+        change: &mut Change<'_>,
+        gate: &dyn Gate,
+    ) -> Result<Stored, Status> {
+        self.put(row, context, name, change, gate, true).await
+    }
+
+    async fn put(
+        &self,
+        row: &Row,
+        context: &Context<'_>,
+        name: &str,
+        change: &mut Change<'_>,
+        gate: &dyn Gate,
+        allow_create: bool,
+    ) -> Result<Stored, Status> {
         let key = row.cache()?.key(context.namespace, name);
         let mut current = self.store.get(&key).await.map_err(from_store)?;
         loop {
             let Some(entry) = current else {
-                if !row.create_on_update || !context.subresource.is_empty() {
+                let creates = (row.create_on_update || allow_create) && context.subresource.is_empty();
+                if !creates {
                     return Err(Status::not_found(row.about(), name));
                 }
                 let mut new = change(None)?;
@@ -267,6 +344,7 @@ impl Registry {
                 return Err(Status::conflict(row.about(), name, &why));
             }
             row.strategy.default(&mut new);
+            context.track(row, Some(&old), &mut new);
             gate.mutate(name, &mut new, Some(&old)).await?;
             let outcome = self.replace(row, context, &entry, &mut new, &old, gate).await;
             let (write, stored) = match &outcome {
@@ -306,7 +384,9 @@ impl Registry {
             context.warn(warning);
         }
         gate.validate(new.name(), Some(new), Some(old)).await?;
-        let value = row.encode(new);
+        row.normalise(new);
+        fields::same_but_times(&old.0, &mut new.0);
+        let value = new.to_stored();
         let left = |value, revision| Stored {
             value,
             revision: Some(revision),

@@ -48,7 +48,7 @@ pub(super) fn fill(ty: TypeRef, map: &mut Map<String, Value>) {
 }
 
 /// A struct that nothing was said about.
-pub(super) fn zero_object(ty: TypeRef) -> Map<String, Value> {
+pub fn zero_object(ty: TypeRef) -> Map<String, Value> {
     let mut map = Map::new();
     fill(ty, &mut map);
     map

@@ -20,12 +20,7 @@ pub fn seconds(now: jiff::Timestamp) -> String {
 /// What the system sets at creation and a client may not.
 pub fn prepare_create(new: &mut Object, uid: &str, now: jiff::Timestamp) {
     let meta = new.metadata_mut();
-    for name in [
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "managedFields",
-        "selfLink",
-    ] {
+    for name in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
         meta.remove(name);
     }
     meta.insert("uid".into(), uid.into());
@@ -36,7 +31,6 @@ pub fn prepare_create(new: &mut Object, uid: &str, now: jiff::Timestamp) {
 pub fn prepare_update(new: &mut Object, old: &Object) {
     let old_meta = old.0.get("metadata");
     let meta = new.metadata_mut();
-    meta.remove("managedFields");
     meta.remove("selfLink");
     let keep = |name: &str, only_if_absent: bool, meta: &mut serde_json::Map<String, Value>| match old_meta
         .and_then(|m| m.get(name))

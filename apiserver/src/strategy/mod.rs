@@ -122,6 +122,19 @@ pub fn bump_generation(new: &mut Object, old: &Object) {
     new.metadata_mut().insert("generation".into(), (generation + 1).into());
 }
 
+/// What a write through a (sub)resource cannot change, whatever it says: nobody becomes the owner of it by that write.
+/// Upstream: each strategy's GetResetFields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reset {
+    Paths(&'static [&'static [&'static str]]),
+    /// Everything but these.
+    AllBut(&'static [&'static [&'static str]]),
+}
+
+impl Reset {
+    pub const NOTHING: Reset = Reset::Paths(&[]);
+}
+
 /// What a kind does that no other kind does. The registry calls these in this order: `default` (after decoding, before
 /// admission), `prepare_*`, `validate*`, `warnings`.
 pub trait Strategy: Send + Sync + std::fmt::Debug {
@@ -137,6 +150,14 @@ pub trait Strategy: Send + Sync + std::fmt::Debug {
     /// Keeps what a client may not change through this (sub)resource; bumps generation where the spec changed.
     fn prepare_update(&self, context: &Context<'_>, new: &mut Object, old: &Object) {
         self.shape().prepare_update(context, new, old);
+    }
+    /// What the preparations of a write through `subresource` take back.
+    fn reset(&self, subresource: &str) -> Reset {
+        match subresource {
+            "" | "finalize" => Reset::Paths(&[&["status"]]),
+            "status" => Reset::Paths(&[&["spec"]]),
+            _ => Reset::NOTHING,
+        }
     }
     fn validate(&self, _context: &Context<'_>, _new: &Object, _errors: &mut Errors) {}
     fn validate_update(&self, context: &Context<'_>, new: &Object, _old: &Object, errors: &mut Errors) {

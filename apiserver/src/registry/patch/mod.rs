@@ -34,8 +34,27 @@ pub fn go_map(fields: &Map<String, Value>) -> String {
     format!("map[{}]", pairs.join(" "))
 }
 
-fn go_list(list: &[Value]) -> String {
+pub fn go_list(list: &[Value]) -> String {
     format!("[{}]", list.iter().map(go_value).collect::<Vec<_>>().join(" "))
+}
+
+/// As Go prints a value's source, in the texts of refusals.
+pub fn go_syntax(value: &Value) -> String {
+    match value {
+        Value::Null => "interface {}(nil)".into(),
+        Value::String(_) | Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Array(list) => {
+            let items: Vec<String> = list.iter().map(go_syntax).collect();
+            format!("[]interface {{}}{{{}}}", items.join(", "))
+        }
+        Value::Object(fields) => {
+            let pairs: Vec<String> = fields
+                .iter()
+                .map(|(key, value)| format!("{key:?}:{}", go_syntax(value)))
+                .collect();
+            format!("map[string]interface {{}}{{{}}}", pairs.join(", "))
+        }
+    }
 }
 
 fn go_value(value: &Value) -> String {
