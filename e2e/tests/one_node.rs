@@ -16,6 +16,8 @@ mod endings;
 mod refusals;
 #[path = "one_node/samples.rs"]
 mod samples;
+#[path = "one_node/usage.rs"]
+mod usage;
 
 type Scenario = fn(&Node) -> anyhow::Result<()>;
 
@@ -38,7 +40,13 @@ fn main() -> std::process::ExitCode {
             return std::process::ExitCode::FAILURE;
         }
     };
-    let together = [basics::SCENARIOS, samples::SCENARIOS, refusals::SCENARIOS].concat();
+    let together = [
+        basics::SCENARIOS,
+        samples::SCENARIOS,
+        refusals::SCENARIOS,
+        usage::SCENARIOS,
+    ]
+    .concat();
     let first = libtest_mimic::run(&arguments, trials(&node, &together));
     arguments.test_threads = Some(1);
     let second = libtest_mimic::run(&arguments, trials(&node, endings::SCENARIOS));

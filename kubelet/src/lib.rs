@@ -7,6 +7,7 @@ pub mod removal;
 pub mod resources;
 pub mod runtime;
 pub mod server;
+pub mod stats;
 pub mod volumes;
 
 use std::{io, sync::Arc};
@@ -133,6 +134,7 @@ pub async fn run_with(
         cgroups,
         node,
         post,
+        meter: stats::Meter::default(),
     });
 
     // As many as a busy second brings; when full, the runtime's own stream waits, and a break of it means a look at everything.

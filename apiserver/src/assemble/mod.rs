@@ -124,7 +124,11 @@ impl Server {
 
     /// A server over a store that the caller opened and closes.
     pub async fn new(config: Config, store: Arc<dyn Store>) -> Result<Server, Error> {
-        let registry = Registry::new(rows::rows(), store.clone()).await?;
+        let mut table = rows::rows();
+        if config.kubelets.authority.is_some() {
+            table.extend(rows::usage());
+        }
+        let registry = Registry::new(table, store.clone()).await?;
         let rbac = Rbac::default();
         let node = Node::new(bootstrap::rbac::rules_of("system:node"));
         let authz = || authz::Chain {

@@ -58,7 +58,7 @@ impl KubeletAccess {
 
 /// A far end.
 #[derive(Debug)]
-struct Place {
+pub(super) struct Place {
     host: String,
     port: u16,
     secure: bool,
@@ -312,7 +312,7 @@ async fn kubelet(call: &Call<'_>, pod: &Object) -> Result<Place, Status> {
     kubelet_of(call, name).await
 }
 
-async fn kubelet_of(call: &Call<'_>, name: &str) -> Result<Place, Status> {
+pub(super) async fn kubelet_of(call: &Call<'_>, name: &str) -> Result<Place, Status> {
     let nodes = call.api.registry.table().find("", "nodes");
     let nodes = nodes.ok_or_else(Status::no_such_resource)?;
     let node = nodes.get("", name, At::Fresh).await?.object();
@@ -455,7 +455,13 @@ async fn service_place(call: &Call<'_>) -> Result<Place, Status> {
     })
 }
 
-fn to(place: &Place, method: Method, path: &str, headers: HeaderMap, body: Body) -> Result<Request<Body>, Status> {
+pub(super) fn to(
+    place: &Place,
+    method: Method,
+    path: &str,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Request<Body>, Status> {
     let uri: Uri = path.parse().map_err(|_| Status::bad_request("the path is no URL"))?;
     let mut request = Request::new(body);
     *request.method_mut() = method;
@@ -472,7 +478,7 @@ fn to(place: &Place, method: Method, path: &str, headers: HeaderMap, body: Body)
 }
 
 /// One request over a connection of its own.
-async fn send(
+pub(super) async fn send(
     call: &Call<'_>,
     place: &Place,
     request: Request<Body>,

@@ -1,6 +1,6 @@
 //! Bytes to verbs and back: one path for every verb over every row.
 //! Comes in: requests with the [`Peer`] that their connection set. Goes out: answers; refusals as Status objects. It knows
-//! every verb and no kind (but `review`, the kinds that are never stored), and neither store nor strategy.
+//! every verb and no kind (but `review` and `usage`, the kinds that are never stored), and neither store nor strategy.
 //! Holds: no verb runs before the caller is known and allowed; a read sends the cache's bytes as they are.
 
 mod apply;
@@ -25,6 +25,7 @@ mod respond;
 mod review;
 mod table;
 mod update;
+mod usage;
 mod watch;
 
 pub use connect::KubeletAccess;
@@ -74,6 +75,7 @@ pub struct Api {
     metrics: metrics::Metrics,
     discovery: discovery::Documents,
     openapi: openapi::Documents,
+    usage: usage::Readings,
 }
 
 impl Api {
@@ -101,6 +103,7 @@ impl Api {
             metrics: metrics::Metrics::default(),
             discovery: discovery::Documents::default(),
             openapi: openapi::Documents::default(),
+            usage: usage::Readings::default(),
         }
     }
 }
@@ -397,6 +400,7 @@ async fn verb(call: &Call<'_>, body: Body) -> Result<Response<Body>, Status> {
         return Err(not_allowed());
     }
     match target.verb {
+        Verb::Get | Verb::List if row.computed => usage::answer(call, &row).await,
         Verb::Get => get::get(row, call, None).await,
         Verb::List => list::list(row, call).await,
         Verb::Watch => watch::watch(row, call).await,

@@ -40,7 +40,8 @@ impl Documents {
 
 fn resources(table: &Table) -> Vec<Resource> {
     let mut all = Vec::new();
-    for row in &table.rows {
+    // The schema knows no type of what is computed.
+    for row in table.rows.iter().filter(|row| !row.computed) {
         for version in &row.versions {
             let words = |verbs: &[&str]| verbs.iter().map(|verb| (*verb).to_owned()).collect();
             let subresources = parts(row)

@@ -59,6 +59,8 @@ pub struct Resource {
     pub returns_deleted: bool,
     /// To and from what is stored, where a version differs from the storage version or the store is another row's.
     pub convert: Option<Convert>,
+    /// Made when somebody asks, of what other rows and other parts say: metrics.k8s.io.
+    pub computed: bool,
     /// What a name may be.
     pub names: NameRule,
     pub strategy: Arc<dyn Strategy>,
@@ -88,9 +90,9 @@ impl Resource {
             format!("{}/{version}", self.group)
         }
     }
-    /// Whether objects of it are kept: reviews and bindings are only asked.
+    /// Whether objects of it are kept: reviews and bindings are only asked, and some are computed.
     pub fn is_stored(&self) -> bool {
-        self.verbs.contains(&"get")
+        !self.computed && self.verbs.contains(&"get")
     }
     pub fn namespaced(&self) -> bool {
         self.scope == Scope::Namespaced

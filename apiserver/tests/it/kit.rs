@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 pub(crate) struct Kit {
-    server: ApiServer,
+    pub(crate) server: ApiServer,
     user: Arc<User>,
     internal: bool,
     _tasks: JoinSet<()>,

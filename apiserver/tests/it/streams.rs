@@ -108,6 +108,32 @@ async fn kubelet(tasks: &mut JoinSet<()>) -> (u16, Arc<rustls::ClientConfig>) {
                     line.len()
                 );
                 stream.write_all(answer.as_bytes()).await.unwrap();
+            } else if first.contains("/metrics/resource") {
+                // Half a core, and a container that has just begun.
+                let now = jiff::Timestamp::now().as_millisecond();
+                let of = |name: &str, labels: &str, value: f64| format!("{name}{labels} {value} {now}\n");
+                let container = "{container=\"c\",namespace=\"a\",pod=\"p\"}";
+                let text = [
+                    of(
+                        "node_cpu_usage_seconds_total",
+                        "",
+                        (now % 1_000_000_000) as f64 / 2000.0,
+                    ),
+                    of("node_memory_working_set_bytes", "", 4096.0),
+                    of(
+                        "container_cpu_usage_seconds_total",
+                        container,
+                        (now % 1_000_000_000) as f64 / 4000.0,
+                    ),
+                    of("container_memory_working_set_bytes", container, 2048.0),
+                    format!("container_start_time_seconds{container} 1\n"),
+                ]
+                .concat();
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{text}",
+                    text.len()
+                );
+                stream.write_all(answer.as_bytes()).await.unwrap();
             } else if first.contains("/attach/") {
                 stream
                     .write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 3\r\n\r\nno!")
@@ -172,6 +198,38 @@ async fn logs_come_from_the_pods_kubelet() {
     kit.get("/api/v1/namespaces/a/pods/p/exec?container=c")
         .await
         .refused(400);
+}
+
+#[tokio::test]
+async fn what_nodes_and_pods_use_is_asked_of_their_kubelets() {
+    let (kit, _tasks) = running_pod().await;
+    for row in apiserver::registry::rows::usage() {
+        kit.server.registry().add(row).await.unwrap();
+    }
+    let nodes = kit.get("/apis/metrics.k8s.io/v1beta1/nodes").await.expect(200);
+    assert_eq!(
+        (&nodes["kind"], &nodes["items"][0]["metadata"]["name"]),
+        (&json!("NodeMetricsList"), &json!("n"))
+    );
+    let usage = &nodes["items"][0]["usage"];
+    assert_eq!(
+        (usage["cpu"].as_str(), usage["memory"].as_str()),
+        (Some("500m"), Some("4Ki"))
+    );
+    let pods = "/apis/metrics.k8s.io/v1beta1/namespaces/a/pods";
+    let pod = kit.get(&format!("{pods}/p")).await.expect(200);
+    assert_eq!(pod["containers"][0]["name"], "c");
+    assert_eq!(pod["containers"][0]["usage"]["memory"], "2Ki");
+    assert_eq!(pod["kind"], "PodMetrics");
+    let none = kit.get(&format!("{pods}?labelSelector=a%3Db")).await.expect(200);
+    assert_eq!(none["items"], json!([]));
+    assert_eq!(
+        kit.get(&format!("{pods}/q")).await.refused(404),
+        "podmetrics.metrics.k8s.io \"a/q\" not found"
+    );
+    kit.get(&format!("{pods}?watch=true")).await.refused(405);
+    let listed = kit.get("/apis/metrics.k8s.io/v1beta1").await.expect(200);
+    assert_eq!(listed["resources"][0]["verbs"], json!(["get", "list"]));
 }
 
 #[tokio::test]

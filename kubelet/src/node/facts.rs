@@ -171,6 +171,13 @@ pub fn disk(path: &Path) -> Option<(i64, i64, i64, i64)> {
     ))
 }
 
+/// When the machine started.
+pub fn booted() -> jiff::Timestamp {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let second = stat.lines().find_map(|l| l.strip_prefix("btime ")?.trim().parse().ok());
+    jiff::Timestamp::from_second(second.unwrap_or(0)).unwrap_or_default()
+}
+
 /// Memory that could be had without swapping.
 pub fn memory_available() -> Option<i64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;

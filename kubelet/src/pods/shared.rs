@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use tokio::sync::{Notify, broadcast, watch};
 
 use super::{admit::Offer, images::Images, probes::Probes};
-use crate::{config::Config, resources::cgroups::Cgroups, runtime::Runtime, volumes::Volumes};
+use crate::{config::Config, resources::cgroups::Cgroups, runtime::Runtime, stats::Meter, volumes::Volumes};
 
 /// What the node knows of itself and pods are made of.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +45,7 @@ pub struct Shared {
     pub cgroups: Cgroups,
     pub node: watch::Receiver<NodeFacts>,
     pub post: Post,
+    pub meter: Meter,
 }
 
 impl std::fmt::Debug for Shared {

@@ -60,6 +60,20 @@ impl Cgroups {
         self.version
     }
 
+    pub(super) fn mount(&self) -> &Path {
+        &self.mount
+    }
+
+    /// Of all pods, relative to a hierarchy's mount point.
+    pub(super) fn kubepods(&self) -> PathBuf {
+        self.path(&["kubepods".to_owned()])
+    }
+
+    /// Of one pod, relative to a hierarchy's mount point.
+    pub(super) fn pod_path(&self, uid: &str, class: Qos) -> PathBuf {
+        self.path(&self.pod_parts(uid, class))
+    }
+
     /// What the runtime is told as the parent of a pod's containers.
     pub fn pod_parent(&self, uid: &str, class: Qos) -> String {
         self.name(&self.pod_parts(uid, class))

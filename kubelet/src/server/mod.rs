@@ -3,6 +3,7 @@
 //! Invariant: a session belongs to its connection and ends with it.
 
 pub mod auth;
+mod facts;
 pub mod logs;
 pub mod rotate;
 pub mod spdy;
@@ -179,6 +180,11 @@ async fn route(context: &Arc<Context>, request: Request<Incoming>) -> Answer {
     match parts.as_slice() {
         ["healthz" | "healthz/ping"] | ["healthz", "ping"] => Ok(text(StatusCode::OK, "ok")),
         ["pods"] if get => Ok(pods(context)),
+        ["runningpods"] if get => facts::running_pods(context).await,
+        ["stats", "summary"] => facts::summary(context, &query(&request)).await,
+        ["metrics"] if get => facts::own_metrics(context).await,
+        ["metrics", "resource"] if get => Ok(facts::resource_metrics(context).await),
+        ["metrics", "cadvisor"] if get => facts::cadvisor_metrics(context).await,
         ["containerLogs", namespace, pod, container] if get => logs(context, &request, namespace, pod, container).await,
         ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => {
             let (namespace, pod, container) = ((*namespace).to_owned(), (*pod).to_owned(), (*container).to_owned());

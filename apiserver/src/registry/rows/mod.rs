@@ -19,6 +19,9 @@ mod parity;
 mod policy;
 mod rbac;
 mod storage;
+mod usage;
+
+pub use usage::{nano, usage};
 
 use std::sync::Arc;
 
@@ -139,6 +142,7 @@ fn resource(scope: Scope, group: &str, versions: &str, kind: &str, plural: &str)
         time_to_live: None,
         returns_deleted: false,
         convert: None,
+        computed: false,
         create_on_update: false,
         unconditional_update: true,
         names: format::subdomain_name,
