@@ -36,6 +36,8 @@ pub struct Config {
     pub cgroups_per_qos: bool,
     pub max_pods: i64,
     pub pids_limit: Option<i64>,
+    /// Names, or prefixes that end with `*`, of sysctls that pods may set beyond the safe ones.
+    pub unsafe_sysctls: Vec<String>,
     /// Kept back from pods: resource name to quantity, of `kubeReserved` and `systemReserved` together.
     pub reserved: Vec<BTreeMap<String, String>>,
     pub eviction_hard: BTreeMap<String, String>,
@@ -93,6 +95,7 @@ impl Config {
             cgroups_per_qos: true,
             max_pods: 110,
             pids_limit: None,
+            unsafe_sysctls: Vec::new(),
             reserved: Vec::new(),
             eviction_hard: BTreeMap::from([
                 ("memory.available".to_owned(), "100Mi".to_owned()),
@@ -145,6 +148,9 @@ impl Config {
         self.cgroups_per_qos = file.cgroups_per_qos.unwrap_or(self.cgroups_per_qos);
         self.max_pods = file.max_pods.unwrap_or(self.max_pods);
         self.pids_limit = file.pod_pids_limit.filter(|&n| n > 0).or(self.pids_limit);
+        self.unsafe_sysctls = file
+            .allowed_unsafe_sysctls
+            .unwrap_or(std::mem::take(&mut self.unsafe_sysctls));
         self.reserved
             .extend([file.kube_reserved, file.system_reserved].into_iter().flatten());
         if let Some(eviction) = file.eviction_hard {
@@ -275,6 +281,7 @@ pub struct KubeletConfiguration {
     pub cgroups_per_qos: Option<bool>,
     pub max_pods: Option<i64>,
     pub pod_pids_limit: Option<i64>,
+    pub allowed_unsafe_sysctls: Option<Vec<String>>,
     pub kube_reserved: Option<BTreeMap<String, String>>,
     pub system_reserved: Option<BTreeMap<String, String>>,
     pub eviction_hard: Option<BTreeMap<String, String>>,

@@ -104,7 +104,7 @@ pub async fn run_with(
         Probes::new(
             runtime.clone(),
             move |uid| changed.look(uid),
-            move |target, text| {
+            move |target, reason, text| {
                 let Some(entry) = listed.list().into_iter().find(|e| *e.uid == *target.uid) else {
                     return;
                 };
@@ -114,10 +114,13 @@ pub async fn run_with(
                     name: Some(entry.name.to_string()),
                     namespace: Some(entry.namespace.to_string()),
                     uid: Some(target.uid.clone()),
-                    field_path: Some(format!("spec.containers{{{}}}", target.container.name)),
+                    field_path: entry.typed().ok().map(|pod| {
+                        let name = &target.container.name;
+                        format!("{}{{{name}}}", pods::shared::field(&pod, name))
+                    }),
                     ..Default::default()
                 };
-                recorder.publish(&about, EventType::Warning, "Unhealthy", text);
+                recorder.publish(&about, EventType::Warning, reason, text);
             },
         )
     };

@@ -260,6 +260,7 @@ impl Reporter {
                 allocatable: allocatable.clone(),
                 labels,
                 name: self.config.node_name.clone(),
+                unsafe_sysctls: self.config.unsafe_sysctls.clone(),
             },
             milli_cpu: self.machine.milli_cpu,
             memory: self.machine.memory,

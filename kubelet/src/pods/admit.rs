@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::{pod as facts, quantity::Quantity};
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod};
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec};
 
 /// The reason of a pod that wants other labels.
 pub const AFFINITY: &str = "NodeAffinity";
@@ -14,6 +14,8 @@ pub struct Offer {
     pub allocatable: BTreeMap<String, Quantity>,
     pub labels: BTreeMap<String, String>,
     pub name: String,
+    /// Sysctls that pods may set here beyond the safe ones.
+    pub unsafe_sysctls: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,15 @@ fn rejected(reason: &str, message: String) -> Option<Rejection> {
 /// `others` are the pods that run or will run here, without this one.
 pub fn admit(pod: &Pod, others: &[&Pod], offer: &Offer) -> Option<Rejection> {
     let spec = pod.spec.as_ref()?;
+    if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
+        return rejected(
+            "PodOSNotSupported",
+            "Failed to admit pod as the OS field doesn't match node OS".to_owned(),
+        );
+    }
+    if let Some(why) = forbidden_sysctl(spec, &offer.unsafe_sysctls) {
+        return rejected("SysctlForbidden", why);
+    }
     if !matches_labels(pod, offer) {
         let why = "node(s) didn't match Pod's node affinity/selector";
         return rejected(AFFINITY, format!("Predicate NodeAffinity failed: {why}"));
@@ -78,6 +89,51 @@ pub fn admit(pod: &Pod, others: &[&Pod], offer: &Offer) -> Option<Rejection> {
         }
     }
     None
+}
+
+/// Those of a pod's own namespaces that cannot harm others.
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+fn forbidden_sysctl(spec: &PodSpec, allowed: &[String]) -> Option<String> {
+    let wanted = spec.security_context.as_ref()?.sysctls.as_ref()?;
+    wanted.iter().find_map(|sysctl| {
+        let name = sysctl.name.replace('/', ".");
+        let listed = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => name == *pattern,
+        };
+        if !SAFE_SYSCTLS.contains(&name.as_str()) && !allowed.iter().any(listed) {
+            return Some(format!("forbidden sysctl: \"{}\" not allowlisted", sysctl.name));
+        }
+        // With a namespace of the node's the setting would be the node's too.
+        let network = name.starts_with("net.");
+        if network && spec.host_network == Some(true) {
+            return Some(format!(
+                "forbidden sysctl: \"{}\" not allowed with host net enabled",
+                sysctl.name
+            ));
+        }
+        if !network && spec.host_ipc == Some(true) {
+            return Some(format!(
+                "forbidden sysctl: \"{}\" not allowed with host ipc enabled",
+                sysctl.name
+            ));
+        }
+        None
+    })
 }
 
 fn matches_labels(pod: &Pod, offer: &Offer) -> bool {
@@ -146,6 +202,7 @@ mod tests {
             ]),
             labels: BTreeMap::from([("disk".to_owned(), "ssd".to_owned())]),
             name: "n1".to_owned(),
+            unsafe_sysctls: vec!["net.core.*".to_owned()],
         }
     }
 
@@ -183,6 +240,24 @@ mod tests {
         check(json!({"nodeSelector": {"disk": "hdd"}}), &[], Some("NodeAffinity"));
         let port = json!({"ports": [{"containerPort": 80, "hostPort": 8080}]});
         check(port.clone(), &[&pod(port)], Some("NodePorts"));
+    }
+
+    #[test]
+    fn unsafe_sysctls_and_other_systems_are_refused() {
+        let set = |name: &str| json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}});
+        check(set("kernel.shm_rmid_forced"), &[], None);
+        check(set("net/ipv4/tcp_syncookies"), &[], None);
+        check(set("net.core.somaxconn"), &[], None);
+        check(set("kernel.msgmax"), &[], Some("SysctlForbidden"));
+        let mut host = set("net.ipv4.tcp_syncookies");
+        host["hostNetwork"] = json!(true);
+        check(host, &[], Some("SysctlForbidden"));
+        check(json!({"os": {"name": "windows"}}), &[], Some("PodOSNotSupported"));
+        let refused = admit(&pod(set("kernel.msgmax")), &[], &offer()).unwrap();
+        assert_eq!(
+            refused.message,
+            "Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted"
+        );
     }
 
     #[test]

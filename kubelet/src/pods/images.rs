@@ -85,7 +85,6 @@ impl Images {
         sandbox: SandboxConfig,
         note: &(dyn Fn(Note) + Sync),
     ) -> Result<Present, Failure> {
-        let name = with_tag(container.image.as_deref().unwrap_or_default());
         let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
         let shown = container.image.as_deref().unwrap_or_default();
         let tell = |warning, reason, message| {
@@ -95,6 +94,17 @@ impl Images {
                 message,
             })
         };
+        if let Err(why) = reference(shown) {
+            let message =
+                format!("Failed to apply default image tag \"{shown}\": couldn't parse image name \"{shown}\": {why}");
+            tell(true, "InspectFailed", message.clone());
+            return Err(Failure {
+                reason: "InvalidImageName",
+                message,
+                retry: None,
+            });
+        }
+        let name = with_tag(shown);
         let present = match self.runtime.image_status(&name).await {
             Ok(present) => present,
             Err(error) => {
@@ -133,7 +143,7 @@ impl Images {
             tell(false, "BackOff", message.clone());
             return Err(Failure {
                 reason: "ImagePullBackOff",
-                message: format!("{message}: {last}"),
+                message: format!("{message}: ErrImagePull: {last}"),
                 retry: Some(until),
             });
         }
@@ -276,6 +286,73 @@ pub fn with_tag(image: &str) -> String {
     }
 }
 
+/// Whether it is a name of an image at all: `[host[:port]/]path[:tag][@digest]`.
+fn reference(image: &str) -> Result<(), &'static str> {
+    const INVALID: &str = "invalid reference format";
+    let (name, digest) = image.split_once('@').map_or((image, None), |(n, d)| (n, Some(d)));
+    if let Some(digest) = digest {
+        let (kind, hex) = digest.split_once(':').ok_or(INVALID)?;
+        let kinds = kind.split(['+', '.', '-', '_']);
+        let named = kinds
+            .into_iter()
+            .all(|k| !k.is_empty() && k.chars().all(|c| c.is_ascii_alphanumeric()));
+        if !named || hex.len() < 32 || !hex.chars().all(|c| c.is_ascii_hexdigit()) {
+            return Err(INVALID);
+        }
+    }
+    let (path, tag) = match name.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
+        _ => (name, None),
+    };
+    if let Some(tag) = tag {
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let mut chars = tag.chars();
+        if !chars.next().is_some_and(word) || !chars.all(|c| word(c) || c == '.' || c == '-') || tag.len() > 128 {
+            return Err(INVALID);
+        }
+    }
+    let path = match path.split_once('/') {
+        Some((host, rest))
+            if host.contains(['.', ':']) || host == "localhost" || host.chars().any(char::is_uppercase) =>
+        {
+            let (host, port) = host.rsplit_once(':').map_or((host, "0"), |(h, p)| (h, p));
+            let label = |l: &str| {
+                !l.is_empty()
+                    && !l.starts_with('-')
+                    && !l.ends_with('-')
+                    && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+            };
+            let address = host.starts_with('[') && host.ends_with(']');
+            if !(address || host.split('.').all(label)) || port.is_empty() || !port.chars().all(|c| c.is_ascii_digit())
+            {
+                return Err(INVALID);
+            }
+            rest
+        }
+        _ => path,
+    };
+    if path.is_empty() || name.len() > 255 {
+        return Err(INVALID);
+    }
+    if path.chars().any(|c| c.is_ascii_uppercase()) {
+        return Err("invalid reference format: repository name must be lowercase");
+    }
+    let component = |part: &str| {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let separators: Vec<&str> = part.split(plain).filter(|s| !s.is_empty()).collect();
+        part.starts_with(plain)
+            && part.ends_with(plain)
+            && separators
+                .iter()
+                .all(|s| matches!(*s, "." | "_" | "__") || s.chars().all(|c| c == '-'))
+    };
+    if path.split('/').all(component) {
+        Ok(())
+    } else {
+        Err(INVALID)
+    }
+}
+
 #[derive(Deserialize, Default)]
 struct DockerConfig {
     #[serde(default)]
@@ -402,6 +479,39 @@ mod tests {
         ] {
             assert_eq!(with_tag(name), want);
         }
+    }
+
+    #[test]
+    fn what_is_no_name_of_an_image_is_refused() {
+        let digest = format!("web@sha256:{}", "ab".repeat(32));
+        for name in [
+            "web",
+            "a/b/c:1.0_x",
+            "localhost:5000/a",
+            "r.io/a__b/c-d--e",
+            "10.0.0.1:5000/x",
+            digest.as_str(),
+        ] {
+            assert_eq!(reference(name), Ok(()), "{name}");
+        }
+        for name in [
+            "",
+            "web:",
+            "web:::1",
+            "a//b",
+            "-a",
+            "a_",
+            "web@sha256:ab",
+            "we b",
+            "r.io:x/a",
+            "a/Web",
+        ] {
+            assert!(reference(name).is_err(), "{name}");
+        }
+        assert_eq!(
+            reference("Web"),
+            Err("invalid reference format: repository name must be lowercase")
+        );
     }
 
     #[test]

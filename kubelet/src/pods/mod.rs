@@ -4,7 +4,9 @@
 
 pub mod admit;
 pub mod backoff;
+pub mod dns;
 pub mod env;
+pub mod grpc;
 pub mod hooks;
 pub mod images;
 pub mod net;

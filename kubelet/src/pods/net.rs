@@ -29,14 +29,59 @@ pub struct Get {
     pub agent: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    pub status: u16,
+    /// Where a redirection leads.
+    pub location: Option<String>,
+    pub body: String,
+}
+
 impl Get {
+    /// The request that a redirection asks for; none when it leads to another host.
+    pub fn redirected(&self, location: &str) -> Option<Get> {
+        let mut next = self.clone();
+        let rest = match location.split_once("://") {
+            Some((scheme @ ("http" | "https"), rest)) => {
+                next.https = scheme == "https";
+                rest
+            }
+            Some(_) => return None,
+            None => match location.strip_prefix("//") {
+                Some(rest) => rest,
+                None => {
+                    let base = self.path.split(['?', '#']).next().unwrap_or("/");
+                    let folder = base.rsplit_once('/').map_or("", |(f, _)| f);
+                    next.path = match location.chars().next() {
+                        Some('/') => location.to_owned(),
+                        Some('?') => format!("{base}{location}"),
+                        _ => format!("{folder}/{location}"),
+                    };
+                    return Some(next);
+                }
+            },
+        };
+        let at = rest.find(['/', '?']).unwrap_or(rest.len());
+        let uri: http::uri::Authority = rest[..at].parse().ok()?;
+        if uri.host().trim_matches(['[', ']']) != self.host {
+            return None;
+        }
+        next.port = uri.port_u16().unwrap_or(if next.https { 443 } else { 80 });
+        next.path = if rest[at..].starts_with('/') {
+            rest[at..].to_owned()
+        } else {
+            format!("/{}", &rest[at..])
+        };
+        Some(next)
+    }
+
     pub fn url(&self) -> String {
         let scheme = if self.https { "https" } else { "http" };
         format!("{scheme}://{}{}", authority(&self.host, self.port), self.path)
     }
 
-    /// The status code and the beginning of the body.
-    pub async fn send(&self, timeout: Duration) -> Result<(u16, String), String> {
+    /// The status code, where it points elsewhere, and the beginning of the body.
+    pub async fn send(&self, timeout: Duration) -> Result<Reply, String> {
         match tokio::time::timeout(timeout, self.exchange()).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(format!("Get \"{}\": {error}", self.url())),
@@ -47,7 +92,7 @@ impl Get {
         }
     }
 
-    async fn exchange(&self) -> Result<(u16, String), String> {
+    async fn exchange(&self) -> Result<Reply, String> {
         let stream = dial(&self.host, self.port).await?;
         if !self.https {
             return self.over(stream).await;
@@ -66,7 +111,7 @@ impl Get {
         self.over(stream).await
     }
 
-    async fn over(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send) -> Result<(u16, String), String> {
+    async fn over(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send) -> Result<Reply, String> {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|e| e.to_string())?;
@@ -87,6 +132,11 @@ impl Get {
         let exchange = async {
             let answer = sender.send_request(request).await.map_err(|e| daemon::chain(&e))?;
             let status = answer.status().as_u16();
+            let location = answer
+                .headers()
+                .get("location")
+                .and_then(|l| l.to_str().ok())
+                .map(str::to_owned);
             let mut body = answer.into_body();
             let mut text = Vec::new();
             while text.len() < MAX_BODY {
@@ -97,7 +147,11 @@ impl Get {
                 }
             }
             text.truncate(MAX_BODY);
-            Ok((status, String::from_utf8_lossy(&text).into_owned()))
+            Ok(Reply {
+                status,
+                location: location.filter(|l| !l.is_empty() && matches!(status, 301 | 302 | 303 | 307 | 308)),
+                body: String::from_utf8_lossy(&text).into_owned(),
+            })
         };
         tokio::pin!(connection);
         tokio::pin!(exchange);
@@ -197,5 +251,33 @@ impl ServerCertVerifier for Anybody {
         rustls::crypto::ring::default_provider()
             .signature_verification_algorithms
             .supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirections_stay_on_their_host() {
+        let get = Get {
+            https: false,
+            host: "10.0.0.9".into(),
+            port: 8080,
+            path: "/a/b?x".into(),
+            headers: Vec::new(),
+            agent: "t",
+        };
+        let url = |to: &str| get.redirected(to).map(|g| g.url());
+        for (to, want) in [
+            ("/ok", Some("http://10.0.0.9:8080/ok")),
+            ("c", Some("http://10.0.0.9:8080/a/c")),
+            ("?y=1", Some("http://10.0.0.9:8080/a/b?y=1")),
+            ("https://10.0.0.9/x", Some("https://10.0.0.9:443/x")),
+            ("http://10.0.0.9:81", Some("http://10.0.0.9:81/")),
+            ("http://example.com/", None),
+        ] {
+            assert_eq!(url(to).as_deref(), want, "{to}");
+        }
     }
 }

@@ -172,11 +172,12 @@ pub fn plan(facts: &Facts<'_>) -> Plan {
                 .containers
                 .iter()
                 .any(|c| facts.observed.latest_in(&sandbox.id, &c.name).is_some());
+            // They are for finding out what is wrong, which may be an init container that does not end.
+            ephemeral(facts, spec, &mut plan);
             if start_inits(facts, spec, &sandbox.id, begun, &mut plan) {
                 for container in &spec.containers {
                     consider(facts, spec, &sandbox.id, container, Role::Main, &mut plan);
                 }
-                ephemeral(facts, spec, &mut plan);
             }
         }
         None => {

@@ -66,6 +66,8 @@ pub struct Was {
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
     Good,
+    /// Good, with something to tell.
+    Warned(String),
     Bad(String),
     /// The probe itself could not be made; says nothing about the container.
     Unknown(String),
@@ -77,7 +79,7 @@ pub struct Probes {
     inner: Arc<Inner>,
 }
 
-type Unhealthy = dyn Fn(&Target, String) + Send + Sync;
+type Unhealthy = dyn Fn(&Target, &'static str, String) + Send + Sync;
 
 struct Inner {
     runtime: Arc<dyn Runtime>,
@@ -99,6 +101,8 @@ struct Probed {
     health: Health,
     /// Consecutive answers of one sort: (good, how many).
     runs: HashMap<Kind, (bool, i32)>,
+    /// Wait for the startup probe.
+    parked: Vec<Kind>,
 }
 
 impl std::fmt::Debug for Probes {
@@ -120,11 +124,11 @@ fn seconds(value: Option<i32>, default: i32) -> Duration {
 }
 
 impl Probes {
-    /// `changed` is told the pod whose verdicts changed, `unhealthy` the text for its events.
+    /// `changed` is told the pod whose verdicts changed, `unhealthy` reason and text for its events.
     pub fn new(
         runtime: Arc<dyn Runtime>,
         changed: impl Fn(&str) + Send + Sync + 'static,
-        unhealthy: impl Fn(&Target, String) + Send + Sync + 'static,
+        unhealthy: impl Fn(&Target, &'static str, String) + Send + Sync + 'static,
     ) -> Self {
         let inner = Inner {
             runtime,
@@ -165,6 +169,7 @@ impl Probes {
                 target: Arc::new(target),
                 health,
                 runs: HashMap::new(),
+                parked: Vec::new(),
             },
         );
         drop(state);
@@ -208,9 +213,6 @@ impl Probes {
                         Turn::Probe(target) => {
                             running.push(once(self.inner.runtime.clone(), target, id, kind).boxed());
                         }
-                        Turn::Later(wait) => {
-                            due.insert((id, kind), wait);
-                        }
                         Turn::Gone => {}
                     }
                 }
@@ -221,8 +223,7 @@ impl Probes {
 
 enum Turn {
     Probe(Arc<Target>),
-    /// Liveness and readiness wait for the startup probe.
-    Later(Duration),
+    /// Not to be asked any more, or not before something else happens.
     Gone,
 }
 
@@ -232,8 +233,8 @@ impl Inner {
     }
 
     fn turn(&self, id: &str, kind: Kind) -> Turn {
-        let state = self.lock();
-        let Some(probed) = state.by_id.get(id) else {
+        let mut state = self.lock();
+        let Some(probed) = state.by_id.get_mut(id) else {
             return Turn::Gone;
         };
         if probed.health.failed.is_some() {
@@ -241,10 +242,10 @@ impl Inner {
         }
         match (kind, probed.health.started) {
             (Kind::Startup, Some(true)) => Turn::Gone,
-            (Kind::Liveness | Kind::Readiness, Some(false)) => Turn::Later(
-                probe(&probed.target.container, kind)
-                    .map_or(Duration::from_secs(10), |p| seconds(p.period_seconds, 10)),
-            ),
+            (Kind::Liveness | Kind::Readiness, Some(false)) => {
+                probed.parked.push(kind);
+                Turn::Gone
+            }
             _ => Turn::Probe(probed.target.clone()),
         }
     }
@@ -261,14 +262,19 @@ impl Inner {
             let before = probed.health.clone();
             let good = match answer {
                 Answer::Good => Some(true),
+                Answer::Warned(why) => {
+                    told = Some(("ProbeWarning", format!("{} probe warning: {why}", kind.title())));
+                    Some(true)
+                }
                 Answer::Bad(why) => {
-                    told = Some(format!("{} probe failed: {why}", kind.title()));
+                    told = Some(("Unhealthy", format!("{} probe failed: {why}", kind.title())));
                     Some(false)
                 }
                 Answer::Unknown(why) => {
-                    told = Some(format!(
-                        "{} probe errored and resulted in unknown state: {why}",
-                        kind.title()
+                    let title = kind.title();
+                    told = Some((
+                        "Unhealthy",
+                        format!("{title} probe errored and resulted in unknown state: {why}"),
                     ));
                     None
                 }
@@ -286,10 +292,19 @@ impl Inner {
                     probed.verdict(kind, good, grace);
                 }
             }
-            (target, next, probed.health != before)
+            let changed = probed.health != before;
+            if probed.health.started == Some(true) && !probed.parked.is_empty() {
+                // Nobody waits a period more for a container that has just come up.
+                let parked = std::mem::take(&mut probed.parked);
+                state
+                    .new
+                    .extend(parked.into_iter().map(|kind| (id.to_owned(), kind, Instant::now())));
+                self.wake.notify_one();
+            }
+            (target, next, changed)
         };
-        if let Some(text) = told {
-            (self.unhealthy)(&target, text);
+        if let Some((reason, text)) = told {
+            (self.unhealthy)(&target, reason, text);
         }
         if changed {
             (self.changed)(&target.uid);
@@ -366,11 +381,20 @@ async fn ask(runtime: &dyn Runtime, target: &Target, kind: Kind) -> Answer {
             headers,
             agent: "kube-probe/1.36",
         };
-        return match get.send(timeout).await {
-            Ok((200..=399, _)) => Answer::Good,
-            Ok((status, _)) => Answer::Bad(format!("HTTP probe failed with statuscode: {status}")),
-            Err(error) => Answer::Bad(error),
+        let asked = tokio::time::timeout(timeout, http(get, timeout)).await;
+        return asked.unwrap_or_else(|_| Answer::Bad("context deadline exceeded".to_owned()));
+    }
+    if let Some(grpc) = &probe.grpc {
+        let Some(host) = target.pod_ip.as_ref() else {
+            return Answer::Unknown("the pod has no address".into());
         };
+        let Ok(port) = u16::try_from(grpc.port) else {
+            return Answer::Unknown(format!("invalid port number: {}", grpc.port));
+        };
+        let service = grpc.service.as_deref().unwrap_or("");
+        return super::grpc::check(host, port, service, timeout)
+            .await
+            .map_or_else(Answer::Bad, |()| Answer::Good);
     }
     if let Some(tcp) = &probe.tcp_socket {
         let Some(host) = host(tcp.host.as_ref()) else {
@@ -384,6 +408,25 @@ async fn ask(runtime: &dyn Runtime, target: &Target, kind: Kind) -> Answer {
         };
     }
     Answer::Unknown("missing probe handler".into())
+}
+
+/// Follows redirections within the host, as far as a browser's patience goes.
+async fn http(mut get: Get, timeout: Duration) -> Answer {
+    for _ in 0..10 {
+        let reply = match get.send(timeout).await {
+            Ok(reply) => reply,
+            Err(error) => return Answer::Bad(error),
+        };
+        match (reply.status, reply.location.as_deref().map(|to| get.redirected(to))) {
+            (_, Some(Some(next))) => get = next,
+            (_, Some(None)) | (300..=399, None) => {
+                return Answer::Warned(format!("Probe terminated redirects, Response body: {}", reply.body));
+            }
+            (200..=299, None) => return Answer::Good,
+            (status, None) => return Answer::Bad(format!("HTTP probe failed with statuscode: {status}")),
+        }
+    }
+    Answer::Bad(format!("Get \"{}\": stopped after 10 redirects", get.url()))
 }
 
 #[cfg(test)]
@@ -420,7 +463,7 @@ mod tests {
         fake.start_container(&id).await.unwrap();
         let told = Arc::new(AtomicUsize::new(0));
         let counter = told.clone();
-        let count = move |_: &Target, _| {
+        let count = move |_: &Target, _: &str, _| {
             counter.fetch_add(1, Ordering::SeqCst);
         };
         let probes = Probes::new(fake.clone(), |_| {}, count);

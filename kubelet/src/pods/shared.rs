@@ -65,7 +65,8 @@ impl Shared {
     }
 }
 
-fn field(pod: &Pod, container: &str) -> &'static str {
+/// Where in the pod a container of this name is defined.
+pub fn field(pod: &Pod, container: &str) -> &'static str {
     let spec = pod.spec.as_ref();
     if spec.is_some_and(|s| s.init_containers.iter().flatten().any(|c| c.name == container)) {
         "spec.initContainers"

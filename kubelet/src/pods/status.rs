@@ -7,6 +7,7 @@ use k8s_openapi::{
     api::core::v1::{
         Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
         ContainerStatus, ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+        VolumeMount, VolumeMountStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -80,7 +81,13 @@ pub fn status(view: &View<'_>) -> PodStatus {
                 .ok()
                 .and_then(|v| serde_json::from_value::<Container>(v).ok())
         })
-        .map(|c| container(view, &c, old.ephemeral_container_statuses.as_deref(), false, begun))
+        .map(|c| {
+            let mut status = container(view, &c, old.ephemeral_container_statuses.as_deref(), false, begun);
+            // Probes and readiness are not for those who only visit.
+            (status.ready, status.started) = (false, None);
+            (status.allocated_resources, status.resources) = (None, None);
+            status
+        })
         .collect();
     let phase = phase(view, spec, &init_statuses, &statuses);
     let mut next = PodStatus {
@@ -117,7 +124,36 @@ pub fn status(view: &View<'_>) -> PodStatus {
     next.pod_ip = ips.first().cloned();
     next.pod_ips = (!ips.is_empty()).then(|| ips.into_iter().map(|ip| PodIP { ip }).collect());
     conditions(view, spec, &mut next);
+    bound_messages(&mut next, spec);
     next
+}
+
+/// All last words of a pod together.
+const MOST_WORDS: usize = 12 << 10;
+
+/// Each container may use its part of that; of longer words the beginning and the end are told.
+fn bound_messages(next: &mut PodStatus, spec: &PodSpec) {
+    let count = spec.containers.len() + inits(spec).len() + spec.ephemeral_containers.as_ref().map_or(0, Vec::len);
+    let half = MOST_WORDS / count.max(1) / 2;
+    let lists = [
+        &mut next.container_statuses,
+        &mut next.init_container_statuses,
+        &mut next.ephemeral_container_statuses,
+    ];
+    let statuses = lists.into_iter().flatten().flatten();
+    let states = statuses
+        .flat_map(|s| [s.state.as_mut(), s.last_state.as_mut()])
+        .flatten();
+    for message in states.filter_map(|s| s.terminated.as_mut()?.message.as_mut()) {
+        if message.len() > 2 * half {
+            let head = (0..=half).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
+            let from = message.len() - half;
+            let tail = (from..=message.len())
+                .find(|&at| message.is_char_boundary(at))
+                .unwrap_or(from);
+            *message = format!("{}{}", &message[..head], &message[tail..]);
+        }
+    }
 }
 
 fn whole(at: Timestamp) -> Timestamp {
@@ -259,15 +295,35 @@ fn container(
         }
     }
     status.last_state = Some(last.unwrap_or_default());
-    if let Some(resources) = spec
-        .resources
-        .clone()
-        .filter(|r| r.limits.is_some() || r.requests.is_some())
-    {
+    if seen.is_some() {
+        let resources = spec.resources.clone().unwrap_or_default();
         status.allocated_resources = resources.requests.clone();
         status.resources = Some(resources);
     }
+    status.volume_mounts = Some(
+        spec.volume_mounts
+            .iter()
+            .flatten()
+            .map(|m| mounted(seen, m))
+            .collect::<Vec<_>>(),
+    )
+    .filter(|m| !m.is_empty());
     status
+}
+
+fn mounted(seen: Option<&Seen>, mount: &VolumeMount) -> VolumeMountStatus {
+    let read_only = mount.read_only == Some(true);
+    let recursive = seen.is_some_and(|s| {
+        let here = s.mounts.iter().find(|m| m.container_path == mount.mount_path);
+        here.is_some_and(|m| m.recursive_read_only)
+    });
+    VolumeMountStatus {
+        name: mount.name.clone(),
+        mount_path: mount.mount_path.clone(),
+        read_only: read_only.then_some(true),
+        recursive_read_only: read_only.then(|| if recursive { "Enabled" } else { "Disabled" }.to_owned()),
+        ..VolumeMountStatus::default()
+    }
 }
 
 fn waiting(reason: String, message: Option<String>) -> ContainerState {
@@ -283,8 +339,12 @@ fn waiting(reason: String, message: Option<String>) -> ContainerState {
 
 fn terminated(view: &View<'_>, seen: &Seen) -> Option<ContainerState> {
     let exit = seen.exit()?;
-    let words = view.messages.get(&seen.id).cloned().filter(|m| !m.is_empty());
-    let message = words.or_else(|| Some(exit.message.clone()).filter(|m| !m.is_empty()));
+    let words = view.messages.get(&seen.id).map_or("", String::as_str);
+    let said: Vec<&str> = [exit.message.as_str(), words]
+        .into_iter()
+        .filter(|m| !m.is_empty())
+        .collect();
+    let message = Some(said.join(": ")).filter(|m| !m.is_empty());
     let terminated = ContainerStateTerminated {
         container_id: Some(format!("{}://{}", view.runtime, seen.id)),
         exit_code: exit.code,
@@ -411,12 +471,18 @@ fn conditions(view: &View<'_>, spec: &PodSpec, next: &mut PodStatus) {
         .readiness_gates
         .iter()
         .flatten()
-        .filter(|g| !api::condition::is(next.conditions.as_deref(), &g.condition_type, "True"))
-        .map(|g| {
-            format!(
-                "corresponding condition of pod readiness gate \"{}\" does not exist.",
-                g.condition_type
-            )
+        .filter_map(|gate| {
+            let kind = &gate.condition_type;
+            let had = next.conditions.iter().flatten().find(|c| c.type_ == *kind);
+            match had.map(|c| c.status.as_str()) {
+                Some("True") => None,
+                Some(status) => Some(format!(
+                    "the status of pod readiness gate \"{kind}\" is not \"True\", but {status}"
+                )),
+                None => Some(format!(
+                    "corresponding condition of pod readiness gate \"{kind}\" does not exist."
+                )),
+            }
         })
         .collect();
     let ready = match &containers_ready {

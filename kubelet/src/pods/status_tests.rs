@@ -1,5 +1,7 @@
 use serde_json::json;
 
+use k8s_openapi::api::core::v1::ResourceRequirements;
+
 use super::*;
 use crate::pods::observed::{Exit, PodSandbox};
 
@@ -285,4 +287,57 @@ fn an_address_that_went_is_deleted_by_name() {
     let body = patch(&case.pod, &old, &case.status());
     let want = json!([{"ip": "10.244.0.10"}, {"$patch": "delete", "ip": "10.244.0.9"}]);
     assert_eq!(body["status"]["podIPs"], want);
+}
+
+#[test]
+fn readiness_gates_are_named_for_what_they_miss() {
+    let mut case = case(json!({"containers": [{"name": "a", "image": "i"}],
+        "readinessGates": [{"conditionType": "x/one"}, {"conditionType": "x/two"}]}))
+    .seen("a", 0, State::Running);
+    case.pod.status = serde_json::from_value(json!({"conditions": [{"type": "x/two", "status": "False"}]})).unwrap();
+    let status = case.status();
+    let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready").unwrap();
+    assert_eq!(
+        ready.message.as_deref(),
+        Some(
+            "corresponding condition of pod readiness gate \"x/one\" does not exist., \
+             the status of pod readiness gate \"x/two\" is not \"True\", but False"
+        )
+    );
+}
+
+#[test]
+fn last_words_share_twelve_kibibytes() {
+    let case = case(
+        json!({"containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}, {"name": "c", "image": "i"},
+        {"name": "d", "image": "i"}]}),
+    )
+    .seen("a", 0, exit(1));
+    let mut status = case.status();
+    let words = format!("{}{}", "a".repeat(2000), "z".repeat(2000));
+    let statuses = status.container_statuses.as_mut().unwrap();
+    statuses[0].state.as_mut().unwrap().terminated.as_mut().unwrap().message = Some(words);
+    bound_messages(&mut status, case.pod.spec.as_ref().unwrap());
+    let told = status.container_statuses.unwrap()[0]
+        .state
+        .clone()
+        .unwrap()
+        .terminated
+        .unwrap()
+        .message
+        .unwrap();
+    assert_eq!(told, format!("{}{}", "a".repeat(1536), "z".repeat(1536)));
+}
+
+#[test]
+fn mounts_and_resources_are_told_of_each_container() {
+    let case = case(json!({"containers": [{"name": "a", "image": "i",
+        "volumeMounts": [{"name": "v", "mountPath": "/v", "readOnly": true}, {"name": "w", "mountPath": "/w"}]}]}))
+    .seen("a", 0, State::Running);
+    let status = case.status().container_statuses.unwrap().remove(0);
+    assert_eq!(
+        serde_json::to_value(status.volume_mounts).unwrap(),
+        json!([{"name": "v", "mountPath": "/v", "readOnly": true, "recursiveReadOnly": "Disabled"}, {"name": "w", "mountPath": "/w"}])
+    );
+    assert_eq!(status.resources, Some(ResourceRequirements::default()));
 }

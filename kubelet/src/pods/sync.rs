@@ -9,12 +9,15 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, LifecycleHandler, Pod, Secret};
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Container, LifecycleHandler, Pod, Secret},
+    node::v1::RuntimeClass,
+};
 use kube::api::Api;
 use tokio::time::Instant;
 
 use super::{
-    env, hooks,
+    dns, env, hooks,
     images::Failure,
     observed::Seen,
     plan::Start,
@@ -94,11 +97,9 @@ impl Shared {
         } else {
             Vec::new()
         };
-        services.extend(
-            self.services
-                .get("default", "kubernetes")
-                .filter(|_| !links || namespace != "default"),
-        );
+        // One of that name in the pod's own namespace comes after it and wins.
+        let first = self.services.get("default", "kubernetes");
+        services.splice(0..0, first.filter(|_| !links || namespace != "default"));
         env::World {
             // One that does not decode has no variables; the API server would not have stored it.
             services: services.into_iter().filter_map(|e| e.typed().ok()).collect(),
@@ -136,7 +137,6 @@ impl Shared {
     }
 
     pub async fn make_sandbox(&self, subject: &Subject<'_>, attempt: u32) -> Result<String, Held> {
-        let config = self.sandbox_config(subject, attempt);
         let failed = |text: String| {
             self.event(
                 subject.pod,
@@ -147,12 +147,43 @@ impl Shared {
             );
             Held
         };
+        let spec = subject.spec();
+        let (hostname, _) = translate::hostname(subject);
+        if hostname.len() > translate::MAX_HOSTNAME {
+            return Err(failed(format!(
+                "Failed to construct FQDN from pod hostname and cluster domain, FQDN {hostname} is too long ({} characters is the max, {} characters requested)",
+                translate::MAX_HOSTNAME,
+                hostname.len()
+            )));
+        }
+        if spec.host_users == Some(false) {
+            return Err(failed(
+                "can't set `spec.hostUsers: false`, runtime does not support user namespaces".to_owned(),
+            ));
+        }
+        let handler = self.handler(spec.runtime_class_name.as_deref()).await.map_err(failed)?;
+        for (reason, text) in dns::config(subject, &dns::host(&self.config.resolv_conf)).1 {
+            self.event(subject.pod, None, true, reason, &text);
+        }
+        let config = self.sandbox_config(subject, attempt);
         fs::create_dir_all(&config.log_directory).map_err(|e| failed(e.to_string()))?;
-        let handler = subject.spec().runtime_class_name.as_deref().unwrap_or("");
         self.runtime
-            .run_sandbox(config, handler)
+            .run_sandbox(config, &handler)
             .await
             .map_err(|e| failed(format!("rpc error: {e}")))
+    }
+
+    /// What the runtime calls the class that the pod wants.
+    async fn handler(&self, class: Option<&str>) -> Result<String, String> {
+        let Some(name) = class.filter(|n| !n.is_empty()) else {
+            return Ok(String::new());
+        };
+        let classes: Api<RuntimeClass> = Api::all(self.client.clone());
+        match classes.get_opt(name).await {
+            Ok(Some(class)) => Ok(class.handler),
+            Ok(None) => Err(format!("RuntimeClass \"{name}\" not found")),
+            Err(error) => Err(format!("failed to get RuntimeClass {name}: {}", daemon::chain(&error))),
+        }
     }
 
     /// Pulls, creates and starts one container and runs its postStart hook.
@@ -184,11 +215,16 @@ impl Shared {
             event(true, "Failed", &format!("Error: {text}"));
             Stuck::new("CreateContainerConfigError", text)
         };
+        // Variables of Services that are only not known yet would be missing for the container's whole life.
+        self.services.synced().await;
         let mut world = self.world(subject.namespace, pod, pod_ips.to_vec());
         self.fetch(subject.namespace, &container, &mut world)
             .await
             .map_err(config_error)?;
         let variables = env::build(pod, &container, &world).map_err(|e| config_error(e.to_string()))?;
+        let sub_paths = self
+            .sub_paths(subject, &container, &variables, volumes)
+            .map_err(config_error)?;
         let hosts_file = self.hosts(subject, pod_ips).map_err(|e| config_error(e.to_string()))?;
         let termination_file = self
             .termination_file(subject, name, start.attempt)
@@ -205,6 +241,7 @@ impl Shared {
             image_user: image.user,
             env: variables,
             volumes,
+            sub_paths,
             hosts_file: Some(hosts_file),
             termination_file: Some(termination_file),
             resources,
@@ -244,6 +281,25 @@ impl Shared {
             return Err(Stuck::new("PostStartHookError", "PostStartHook failed"));
         }
         Ok(())
+    }
+
+    fn sub_paths(
+        &self,
+        subject: &Subject<'_>,
+        container: &Container,
+        env: &[(String, String)],
+        volumes: &HashMap<String, Mounted>,
+    ) -> Result<HashMap<usize, PathBuf>, String> {
+        let mut made = HashMap::new();
+        for (position, mount) in container.volume_mounts.iter().flatten().enumerate() {
+            let sub = translate::sub_path(mount, env).map_err(|e| e.to_string())?;
+            let (Some(sub), Some(volume)) = (sub, volumes.get(&mount.name)) else {
+                continue;
+            };
+            let whose = (mount.name.as_str(), container.name.as_str(), position);
+            made.insert(position, self.volumes.part(subject.uid, &volume.path, whose, &sub)?);
+        }
+        Ok(made)
     }
 
     async fn fetch(&self, namespace: &str, container: &Container, world: &mut env::World) -> Result<(), String> {
@@ -347,13 +403,36 @@ impl Shared {
             let logs = self.config.pod_logs(subject.namespace, subject.name, subject.uid);
             let log =
                 read_tail(&logs.join(translate::log_path(&seen.name, seen.attempt)), 2 * MOST).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).collect();
-            let text = lines.iter().map(|l| format!("{l}\n")).collect::<String>();
-            let cut = text.len().saturating_sub(2048);
-            return text.get(cut..).unwrap_or(&text).to_owned();
+            return end_of_log(&log);
         }
         words
     }
+}
+
+/// The last 2 KiB of the last 80 lines that the container wrote, out of the end of its log as the runtime keeps it.
+fn end_of_log(log: &str) -> String {
+    let mut text = String::new();
+    for line in log.lines() {
+        let mut fields = line.splitn(4, ' ');
+        // The first line may be cut anywhere; then its fields are not the four of a whole one.
+        let (Some(_), Some("stdout" | "stderr"), Some(tag), Some(said)) =
+            (fields.next(), fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        text.push_str(said);
+        if tag != "P" {
+            text.push('\n');
+        }
+    }
+    let lines = text.lines().count();
+    let last = text
+        .split_inclusive('\n')
+        .skip(lines.saturating_sub(80))
+        .collect::<String>();
+    let cut = last.len().saturating_sub(2048);
+    let cut = (cut..=last.len()).find(|&at| last.is_char_boundary(at)).unwrap_or(0);
+    last[cut..].to_owned()
 }
 
 fn read_tail(path: &Path, most: usize) -> io::Result<String> {
@@ -375,4 +454,19 @@ pub fn grace(pod: &Pod, probe: Option<i64>) -> u64 {
         .or(defined)
         .and_then(|s| u64::try_from(s).ok())
         .unwrap_or(30)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_log_is_what_the_container_wrote() {
+        let log = "2026-01-01T00:00:00Z stdout F one\nx stderr P tw\nx stderr F o\ncut off\n";
+        assert_eq!(end_of_log(log), "one\ntwo\n");
+        let long: String = (0..100).map(|n| format!("x stdout F {n}\n")).collect();
+        assert_eq!(end_of_log(&long).lines().next(), Some("20"));
+        let wide = format!("x stdout F {}\nx stdout F end\n", "ä".repeat(2000));
+        assert!(end_of_log(&wide).len() <= 2048 && end_of_log(&wide).ends_with("end\n"));
+    }
 }

@@ -1,10 +1,12 @@
-//! From a pod's definition to the configurations that the runtime is given. Pure but for reading the node's resolv.conf.
+//! From a pod's definition to the configurations that the runtime is given. Pure but for the node's resolv.conf.
 
-use std::{collections::HashMap, fs, path::Path, path::PathBuf};
+use std::{collections::HashMap, path::PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, SELinuxOptions, SeccompProfile, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    AppArmorProfile, Container, Pod, PodSpec, SELinuxOptions, SeccompProfile, VolumeMount,
+};
 
-use super::{env, plan};
+use super::{dns, env, plan};
 use crate::{config::Config, resources::qos, runtime::*};
 
 /// Texts are what `CreateContainerConfigError` shows.
@@ -20,8 +22,8 @@ pub enum Error {
     Named(String, String, String),
     #[error("cannot find volume \"{0}\" to mount into container \"{1}\"")]
     Volume(String, String),
-    #[error("failed to prepare subPath for volumeMount \"{0}\" of container \"{1}\": {2}")]
-    SubPath(String, String, String),
+    #[error("{0}")]
+    SubPath(String),
 }
 
 /// Who a container is, shared by all that is made for one start of it.
@@ -109,6 +111,9 @@ pub fn hostname(subject: &Subject<'_>) -> (String, Option<String>) {
     }
 }
 
+/// The kernel takes no longer name of a host.
+pub const MAX_HOSTNAME: usize = 64;
+
 pub fn sandbox(subject: &Subject<'_>, attempt: u32, cgroup_parent: String) -> SandboxConfig {
     let spec = subject.spec();
     let mut annotations: Map = subject
@@ -137,7 +142,7 @@ pub fn sandbox(subject: &Subject<'_>, attempt: u32, cgroup_parent: String) -> Sa
             .pod_logs(subject.namespace, subject.name, subject.uid)
             .display()
             .to_string(),
-        dns_config: dns(subject),
+        dns_config: Some(dns::config(subject, &dns::host(&subject.config.resolv_conf)).0),
         port_mappings: if host { Vec::new() } else { port_mappings(spec) },
         labels: subject.labels(),
         annotations,
@@ -145,7 +150,7 @@ pub fn sandbox(subject: &Subject<'_>, attempt: u32, cgroup_parent: String) -> Sa
             cgroup_parent,
             security_context: Some(sandbox_security(spec)),
             sysctls: sysctls(spec),
-            overhead: None,
+            overhead: spec.overhead.as_ref().map(qos::overhead),
             resources: None,
         }),
     }
@@ -262,81 +267,19 @@ fn seccomp(config: &Config, profile: Option<&SeccompProfile>) -> SecurityProfile
     }
 }
 
+fn apparmor(profile: &AppArmorProfile) -> SecurityProfile {
+    let (kind, name) = match (profile.type_.as_str(), &profile.localhost_profile) {
+        ("Localhost", Some(name)) => (ProfileType::Localhost, name.clone()),
+        ("Unconfined", _) => (ProfileType::Unconfined, String::new()),
+        _ => (ProfileType::RuntimeDefault, String::new()),
+    };
+    SecurityProfile {
+        profile_type: kind as i32,
+        localhost_ref: name,
+    }
+}
+
 // ---- names and addresses
-
-/// What the node's resolv.conf says.
-fn host_dns(path: &Path) -> DnsConfig {
-    let mut dns = DnsConfig::default();
-    if path.as_os_str().is_empty() {
-        return dns;
-    }
-    // A node without the file resolves nothing, and so do its pods.
-    let Ok(text) = fs::read_to_string(path) else { return dns };
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        match words.next() {
-            Some("nameserver") => dns.servers.extend(words.next().map(str::to_owned)),
-            Some("search") => dns.searches = words.map(str::to_owned).collect(),
-            Some("options") => dns.options = words.map(str::to_owned).collect(),
-            _ => {}
-        }
-    }
-    dns
-}
-
-fn dns(subject: &Subject<'_>) -> Option<DnsConfig> {
-    let spec = subject.spec();
-    let config = subject.config;
-    let cluster = match spec.dns_policy.as_deref() {
-        Some("Default") => false,
-        Some("None") => return Some(merge_dns(DnsConfig::default(), spec)),
-        Some("ClusterFirstWithHostNet") => true,
-        _ => !host_network(spec),
-    };
-    let mut dns = host_dns(&config.resolv_conf);
-    if cluster && !config.cluster_dns.is_empty() {
-        dns.servers = config.cluster_dns.clone();
-        let domain = &config.cluster_domain;
-        if !domain.is_empty() {
-            let mut searches = vec![
-                format!("{}.svc.{domain}", subject.namespace),
-                format!("svc.{domain}"),
-                domain.clone(),
-            ];
-            searches.append(&mut dns.searches);
-            dns.searches = searches;
-        }
-        dns.options = vec!["ndots:5".to_owned()];
-    }
-    Some(merge_dns(dns, spec))
-}
-
-fn merge_dns(mut dns: DnsConfig, spec: &PodSpec) -> DnsConfig {
-    if let Some(own) = &spec.dns_config {
-        dns.servers.extend(own.nameservers.iter().flatten().cloned());
-        dns.searches.extend(own.searches.iter().flatten().cloned());
-        for option in own.options.iter().flatten() {
-            let Some(name) = option.name.as_deref() else { continue };
-            dns.options.retain(|o| o.split(':').next() != Some(name));
-            dns.options.push(match option.value.as_deref() {
-                Some(value) if !value.is_empty() => format!("{name}:{value}"),
-                _ => name.to_owned(),
-            });
-        }
-    }
-    let unique = |list: &mut Vec<String>| {
-        let mut seen = Vec::new();
-        list.retain(|item| {
-            !seen.contains(item) && {
-                seen.push(item.clone());
-                true
-            }
-        });
-    };
-    unique(&mut dns.servers);
-    unique(&mut dns.searches);
-    dns
-}
 
 /// The text of the pod's own /etc/hosts; `host` is the node's for pods on its network.
 pub fn hosts(subject: &Subject<'_>, ips: &[String], host: Option<&str>) -> String {
@@ -390,6 +333,8 @@ pub struct Parts<'a> {
     pub image_user: ImageUser,
     pub env: Vec<(String, String)>,
     pub volumes: &'a HashMap<String, Mounted>,
+    /// By position among the container's mounts: what of the volume is shown instead of all.
+    pub sub_paths: HashMap<usize, PathBuf>,
     pub hosts_file: Option<PathBuf>,
     pub termination_file: Option<PathBuf>,
     pub resources: LinuxResources,
@@ -416,6 +361,7 @@ pub fn container(subject: &Subject<'_>, parts: Parts<'_>) -> Result<ContainerCon
         image_user,
         env,
         volumes,
+        sub_paths,
         hosts_file,
         termination_file,
         resources,
@@ -424,8 +370,8 @@ pub fn container(subject: &Subject<'_>, parts: Parts<'_>) -> Result<ContainerCon
     let lookup: HashMap<&str, &str> = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let expand = |text: &String| env::expand(text, |name| lookup.get(name).map(|v| (*v).to_owned()));
     let mut mounts = Vec::new();
-    for mount in container.volume_mounts.iter().flatten() {
-        mounts.push(volume_mount(container, mount, volumes, &lookup)?);
+    for (position, mount) in container.volume_mounts.iter().flatten().enumerate() {
+        mounts.push(volume_mount(container, mount, volumes, sub_paths.get(&position))?);
     }
     let covered = |path: &str| container.volume_mounts.iter().flatten().any(|m| m.mount_path == path);
     let file = |host: PathBuf, path: &str| Mount {
@@ -472,12 +418,25 @@ pub fn container(subject: &Subject<'_>, parts: Parts<'_>) -> Result<ContainerCon
             resources: Some(resources),
             security_context: Some(security),
         }),
-        stop_signal: 0,
+        stop_signal: container
+            .lifecycle
+            .as_ref()
+            .and_then(|l| l.stop_signal.as_deref())
+            .map_or(0, stop_signal),
         envs: {
             drop(lookup);
             env.into_iter().map(|(key, value)| KeyValue { key, value }).collect()
         },
     })
+}
+
+/// CRI counts signals in the order in which the API lists them; 0 leaves it to the image.
+fn stop_signal(name: &str) -> i32 {
+    SIGNALS
+        .iter()
+        .position(|s| *s == name)
+        .and_then(|at| i32::try_from(at + 1).ok())
+        .unwrap_or(0)
 }
 
 fn annotations(subject: &Subject<'_>, container: &Container, attempt: u32, termination_path: &str) -> Map {
@@ -517,22 +476,12 @@ fn volume_mount(
     container: &Container,
     mount: &VolumeMount,
     volumes: &HashMap<String, Mounted>,
-    env: &HashMap<&str, &str>,
+    below: Option<&PathBuf>,
 ) -> Result<Mount, Error> {
     let volume = volumes
         .get(&mount.name)
         .ok_or_else(|| Error::Volume(mount.name.clone(), container.name.clone()))?;
-    let mut host = volume.path.clone();
-    let sub = match (mount.sub_path.as_deref(), mount.sub_path_expr.as_deref()) {
-        (Some(path), _) if !path.is_empty() => Some(path.to_owned()),
-        (_, Some(expression)) if !expression.is_empty() => {
-            Some(env::expand(expression, |name| env.get(name).map(|v| (*v).to_owned())))
-        }
-        _ => None,
-    };
-    if let Some(sub) = sub {
-        host = sub_path(&host, &sub).map_err(|why| Error::SubPath(mount.name.clone(), container.name.clone(), why))?;
-    }
+    let host = below.unwrap_or(&volume.path);
     let path = if mount.mount_path.starts_with('/') {
         mount.mount_path.clone()
     } else {
@@ -553,38 +502,41 @@ fn volume_mount(
     })
 }
 
-/// The place below the volume, made when absent. It must lie inside the volume after links are followed.
-fn sub_path(volume: &Path, sub: &str) -> Result<PathBuf, String> {
-    let clean = Path::new(sub);
-    let inside = clean
-        .components()
-        .all(|c| matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir));
-    if clean.is_absolute() || !inside {
-        return Err("must be a relative path without '..'".to_owned());
-    }
-    let root = volume.canonicalize().map_err(|e| e.to_string())?;
-    let wanted = root.join(clean);
-    if !wanted.exists() {
-        // Made step by step below what is already there and proved to be inside.
-        let mut at = root.clone();
-        for part in clean.components() {
-            let next = at.join(part);
-            if !next.exists() {
-                fs::create_dir(&next).map_err(|e| e.to_string())?;
+/// What of the volume a mount wants to see; none: all of it.
+pub fn sub_path(mount: &VolumeMount, env: &[(String, String)]) -> Result<Option<String>, Error> {
+    let sub = match (mount.sub_path.as_deref(), mount.sub_path_expr.as_deref()) {
+        (Some(path), _) if !path.is_empty() => path.to_owned(),
+        (_, Some(expression)) if !expression.is_empty() => {
+            let missing = std::cell::RefCell::new(std::collections::BTreeSet::new());
+            // A variable that is there and empty would mount the whole volume, or another pod's place in it.
+            let value = |name: &str| {
+                let found = env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+                let found = found.filter(|value| !value.is_empty());
+                if found.is_none() {
+                    missing.borrow_mut().insert(name.to_owned());
+                }
+                found
+            };
+            let path = env::expand(expression, value);
+            let missing: Vec<String> = missing.into_inner().into_iter().collect();
+            if !missing.is_empty() {
+                return Err(Error::SubPath(format!("missing value for {}", missing.join(", "))));
             }
-            at = next.canonicalize().map_err(|e| e.to_string())?;
-            if !at.starts_with(&root) {
-                return Err("leads out of the volume".to_owned());
-            }
+            path
         }
-        return Ok(at);
+        _ => return Ok(None),
+    };
+    if sub.starts_with('/') {
+        return Err(Error::SubPath(format!(
+            "error SubPath `{sub}` must not be an absolute path"
+        )));
     }
-    let real = wanted.canonicalize().map_err(|e| e.to_string())?;
-    if real.starts_with(&root) {
-        Ok(real)
-    } else {
-        Err("leads out of the volume".to_owned())
+    if sub.split('/').any(|part| part == "..") {
+        return Err(Error::SubPath(format!(
+            "unable to provision SubPath `{sub}`: must not contain '..'"
+        )));
     }
+    Ok(Some(sub))
 }
 
 fn security(
@@ -658,9 +610,80 @@ fn security(
             own.and_then(|s| s.seccomp_profile.as_ref())
                 .or(pod.and_then(|p| p.seccomp_profile.as_ref())),
         )),
-        apparmor: None,
+        apparmor: own
+            .and_then(|s| s.app_armor_profile.as_ref())
+            .or(pod.and_then(|p| p.app_armor_profile.as_ref()))
+            .map(apparmor),
     })
 }
+
+const SIGNALS: [&str; 65] = [
+    "SIGABRT",
+    "SIGALRM",
+    "SIGBUS",
+    "SIGCHLD",
+    "SIGCLD",
+    "SIGCONT",
+    "SIGFPE",
+    "SIGHUP",
+    "SIGILL",
+    "SIGINT",
+    "SIGIO",
+    "SIGIOT",
+    "SIGKILL",
+    "SIGPIPE",
+    "SIGPOLL",
+    "SIGPROF",
+    "SIGPWR",
+    "SIGQUIT",
+    "SIGSEGV",
+    "SIGSTKFLT",
+    "SIGSTOP",
+    "SIGSYS",
+    "SIGTERM",
+    "SIGTRAP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGVTALRM",
+    "SIGWINCH",
+    "SIGXCPU",
+    "SIGXFSZ",
+    "SIGRTMIN",
+    "SIGRTMIN+1",
+    "SIGRTMIN+2",
+    "SIGRTMIN+3",
+    "SIGRTMIN+4",
+    "SIGRTMIN+5",
+    "SIGRTMIN+6",
+    "SIGRTMIN+7",
+    "SIGRTMIN+8",
+    "SIGRTMIN+9",
+    "SIGRTMIN+10",
+    "SIGRTMIN+11",
+    "SIGRTMIN+12",
+    "SIGRTMIN+13",
+    "SIGRTMIN+14",
+    "SIGRTMIN+15",
+    "SIGRTMAX-14",
+    "SIGRTMAX-13",
+    "SIGRTMAX-12",
+    "SIGRTMAX-11",
+    "SIGRTMAX-10",
+    "SIGRTMAX-9",
+    "SIGRTMAX-8",
+    "SIGRTMAX-7",
+    "SIGRTMAX-6",
+    "SIGRTMAX-5",
+    "SIGRTMAX-4",
+    "SIGRTMAX-3",
+    "SIGRTMAX-2",
+    "SIGRTMAX-1",
+    "SIGRTMAX",
+];
 
 const MASKED: [&str; 11] = [
     "/proc/asound",

@@ -31,6 +31,7 @@ fn made(spec: serde_json::Value, image: ImageUser) -> Result<ContainerConfig, Er
         image_user: image,
         env: vec![("A".into(), "1".into())],
         volumes: &volumes,
+        sub_paths: HashMap::new(),
         hosts_file: Some("/hosts".into()),
         termination_file: Some("/words".into()),
         resources: LinuxResources::default(),
@@ -144,12 +145,31 @@ fn hosts_name_the_pod() {
 }
 
 #[test]
-fn a_sub_path_stays_inside_its_volume() {
-    let dir = tempfile::tempdir().unwrap();
-    let root = dir.path().canonicalize().unwrap();
-    assert_eq!(sub_path(&root, "a/b").unwrap(), root.join("a/b"));
-    assert!(sub_path(&root, "../x").is_err());
-    std::os::unix::fs::symlink("/etc", root.join("out")).unwrap();
-    assert!(sub_path(&root, "out").is_err());
-    assert!(sub_path(&root, "out/new").is_err());
+fn a_sub_path_is_relative_and_needs_all_its_variables() {
+    let env = [
+        ("A".to_owned(), "x/y".to_owned()),
+        ("B".to_owned(), String::new()),
+        ("C".to_owned(), "/tmp".to_owned()),
+    ];
+    let of = |mount: serde_json::Value| {
+        let mut mount = mount;
+        mount["name"] = json!("v");
+        mount["mountPath"] = json!("/v");
+        sub_path(&serde_json::from_value(mount).unwrap(), &env).map_err(|e| e.to_string())
+    };
+    assert_eq!(of(json!({})), Ok(None));
+    assert_eq!(of(json!({"subPath": "$(A)"})), Ok(Some("$(A)".into())));
+    assert_eq!(of(json!({"subPathExpr": "$(A)/z"})), Ok(Some("x/y/z".into())));
+    assert_eq!(
+        of(json!({"subPathExpr": "$(B)$(D)"})),
+        Err("missing value for B, D".into())
+    );
+    assert_eq!(
+        of(json!({"subPathExpr": "$(C)"})),
+        Err("error SubPath `/tmp` must not be an absolute path".into())
+    );
+    assert_eq!(
+        of(json!({"subPath": "../x"})),
+        Err("unable to provision SubPath `../x`: must not contain '..'".into())
+    );
 }

@@ -68,6 +68,18 @@ pub fn container(pod: &Pod, container: &Container, node_memory: i64) -> LinuxRes
     }
 }
 
+/// What a runtime class says that the pod costs besides its containers.
+pub fn overhead(overhead: &std::collections::BTreeMap<String, Quantity>) -> LinuxResources {
+    let milli = milli(overhead.get("cpu")).unwrap_or(0);
+    LinuxResources {
+        cpu_period: PERIOD,
+        cpu_quota: if milli > 0 { quota(milli) } else { 0 },
+        cpu_shares: shares(milli),
+        memory_limit_in_bytes: whole(overhead.get("memory")).unwrap_or(0),
+        ..LinuxResources::default()
+    }
+}
+
 /// Upstream's GetContainerOOMScoreAdjust: the less a burstable container asked for, the sooner it is killed.
 pub fn oom_score(pod: &Pod, container: &Container, node_memory: i64) -> i64 {
     let critical = pod

@@ -133,7 +133,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct RawCodec;
+pub(crate) struct RawCodec;
 
 impl Codec for RawCodec {
     type Encode = Bytes;

@@ -6,6 +6,7 @@ pub mod atomic;
 pub mod mount;
 pub mod objects;
 pub mod source;
+pub mod subpath;
 pub mod tokens;
 
 use std::{
@@ -71,6 +72,22 @@ impl Volumes {
         Ok(ready)
     }
 
+    /// Where one mount of a container sees only a part of its volume: made, and mounted below the pod's own directory.
+    pub fn part(&self, uid: &str, volume: &Path, mount: (&str, &str, usize), sub: &str) -> Result<PathBuf, String> {
+        let (name, container, position) = mount;
+        let target = self.root.join("pods").join(uid).join("volume-subpaths");
+        let target = target.join(name).join(container).join(position.to_string());
+        match subpath::bind(volume, sub, &target) {
+            Ok(()) => Ok(target),
+            Err(error) => {
+                tracing::info!(uid, volume = name, container, sub, %error, "a subPath is not ready");
+                Err(format!(
+                    "failed to prepare subPath for volumeMount \"{name}\" of container \"{container}\""
+                ))
+            }
+        }
+    }
+
     /// Takes everything of a pod away, mounts first.
     pub fn remove(&self, uid: &str) -> io::Result<()> {
         self.objects.release(uid);
@@ -111,7 +128,8 @@ impl Volumes {
         let group = fs_group(pod);
         if let Some(source) = &volume.empty_dir {
             let path = dir("kubernetes.io~empty-dir");
-            empty_dir(&path, source, group, world.memory).map_err(|e| e.to_string())?;
+            let most = memory_of(pod, world.memory);
+            empty_dir(&path, source, group, most).map_err(|e| e.to_string())?;
             return Ok((writable(path), None));
         }
         let source = source::Context {
@@ -184,7 +202,10 @@ fn empty_dir(path: &Path, source: &EmptyDirVolumeSource, group: Option<u32>, mem
             if mount::is_mounted(path)? {
                 return Ok(());
             }
-            let size = limit.filter(|&l| l > 0).or(Some(memory).filter(|&m| m > 0));
+            let size = [limit.filter(|&l| l > 0), Some(memory).filter(|&m| m > 0)]
+                .into_iter()
+                .flatten()
+                .min();
             mount::tmpfs(path, size.and_then(|s| u64::try_from(s).ok()))?;
         }
         Some(other) => {
@@ -195,6 +216,15 @@ fn empty_dir(path: &Path, source: &EmptyDirVolumeSource, group: Option<u32>, mem
         }
     }
     open_dir(path, 0o777, group)
+}
+
+/// What a volume in memory can grow to: the pod's own limit, where each container has one, else the node's memory.
+fn memory_of(pod: &Pod, node: i64) -> i64 {
+    match crate::resources::qos::pod(pod).memory {
+        Some(limit) if node > 0 => limit.min(node),
+        Some(limit) => limit,
+        None => node,
+    }
 }
 
 fn host_path(source: &HostPathVolumeSource) -> Result<PathBuf, String> {
