@@ -9,12 +9,20 @@ sudo := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
+# The build of the etcd client compiles etcd's .proto files.
+.PHONY: protoc
+protoc:
+	@if [ -z "$$PROTOC" ] && ! { command -v protoc && [ -e /usr/include/google/protobuf/descriptor.proto ]; } >/dev/null; then \
+	  command -v apt-get >/dev/null || { echo "protoc and its include files are missing: install the protobuf compiler" >&2; exit 1; }; \
+	  $(sudo) apt-get install -y -q --no-install-recommends protobuf-compiler libprotobuf-dev || \
+	  { $(sudo) apt-get update -q && $(sudo) apt-get install -y -q --no-install-recommends protobuf-compiler libprotobuf-dev; }; fi
+
 .PHONY: build
-build: ## Build the release binaries
+build: protoc ## Build the release binaries
 	$(cargo) build --release --bins
 
 .PHONY: up
-up: ## Build, then start a one-node cluster and point kubectl at it
+up: protoc ## Build, then start a one-node cluster and point kubectl at it
 	$(cargo) build --release -p coracle
 	$(sudo) $(coracle) up
 
@@ -27,12 +35,12 @@ reset: ## Remove the cluster and everything that it left on this machine
 	$(sudo) $(coracle) reset
 
 .PHONY: install
-install: ## Put coracle into /usr/local/bin
+install: protoc ## Put coracle into /usr/local/bin
 	$(cargo) build --release -p coracle
 	$(sudo) install -m 755 $(coracle) /usr/local/bin/coracle
 
 .PHONY: lint
-lint: ## Formatting, clippy and documentation, warnings as errors
+lint: protoc ## Formatting, clippy and documentation, warnings as errors
 	cargo fmt --check
 	$(cargo) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(cargo) doc --workspace --no-deps --quiet
@@ -41,11 +49,11 @@ lint: ## Formatting, clippy and documentation, warnings as errors
 export KUBERNETES_FACTS ?= $(wildcard $(abspath ../shared/kubernetes-v1.36))
 
 .PHONY: unit
-unit: ## Unit, property, contract and component tests
+unit: protoc ## Unit, property, contract and component tests
 	$(cargo) test --workspace --exclude e2e
 
 .PHONY: e2e
-e2e: ## Whole-cluster tests in lab namespaces (root)
+e2e: protoc ## Whole-cluster tests in lab namespaces (root)
 	$(cargo) build --release -p coracle
 	CORACLE_BINARY=$(coracle) $(cargo) test -p e2e
 
@@ -53,6 +61,6 @@ e2e: ## Whole-cluster tests in lab namespaces (root)
 test: lint unit e2e ## Everything that must pass
 
 .PHONY: bench
-bench: ## Measure, compare with the budgets, add to the history
+bench: protoc ## Measure, compare with the budgets, add to the history
 	$(cargo) build --release --bins
 	$(sudo) $(target)/release/bench
