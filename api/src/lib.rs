@@ -6,6 +6,7 @@
 
 pub mod backoff;
 pub mod condition;
+pub mod cron;
 pub mod int_or_string;
 pub mod names;
 pub mod node;

@@ -47,6 +47,7 @@ pub const TABLE: &[Row] = rows! {
     "statefulset-controller" "statefulset-controller" "statefulset-controller" => workloads::statefulset::start;
     "daemonset-controller" "daemon-set-controller" "daemonset-controller" => workloads::daemonset::start;
     "job-controller" "job-controller" "job-controller" => workloads::job::start;
+    "cronjob-controller" "cronjob-controller" "cronjob-controller" => workloads::cronjob::start;
     "endpointslice-controller" "endpointslice-controller" "endpointslice-controller" => network::slices::start;
     "endpoints-controller" "endpoint-controller" "endpoint-controller" => network::endpoints::start;
     "namespace-controller" "namespace-controller" "namespace-controller" => cleanup::namespace::start;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::field::{Field, IMMUTABLE, same};
-use super::{Context, Shape, Strategy, cron, format, meta, pod, template};
+use super::{Context, Shape, Strategy, format, meta, pod, template};
 use crate::object::Object;
 use crate::status::Errors;
 
@@ -516,7 +516,7 @@ impl CronJobs {
                 errors,
                 "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
             );
-        } else if !zoned && let Err(why) = cron::check(schedule.str()) {
+        } else if !zoned && let Err(why) = api::cron::parse(schedule.str()) {
             schedule.invalid(errors, &why);
         }
         if zone.present() {

@@ -5,7 +5,6 @@
 pub mod autoscaling;
 pub mod certificates;
 pub mod config;
-pub mod cron;
 pub mod event;
 pub mod field;
 pub mod flowcontrol;

@@ -2,6 +2,7 @@
 //! They know nothing of nodes: where a pod runs is the scheduler's affair, and whether it is well the kubelet's.
 //! A pod belongs to at most one of them, by its controller reference.
 
+pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
 pub mod job;

@@ -2,6 +2,7 @@
 //! is what upstream's bootstrap roles let them.
 
 mod cleanup;
+mod crons;
 mod daemons;
 mod network;
 mod nodes;
