@@ -12,6 +12,10 @@ use libtest_mimic::{Arguments, Conclusion, Trial};
 mod basics;
 #[path = "one_node/endings.rs"]
 mod endings;
+#[path = "one_node/helm.rs"]
+mod helm;
+#[path = "one_node/ownership.rs"]
+mod ownership;
 #[path = "one_node/refusals.rs"]
 mod refusals;
 #[path = "one_node/samples.rs"]
@@ -45,6 +49,8 @@ fn main() -> std::process::ExitCode {
         samples::SCENARIOS,
         refusals::SCENARIOS,
         usage::SCENARIOS,
+        ownership::SCENARIOS,
+        helm::SCENARIOS,
     ]
     .concat();
     let first = libtest_mimic::run(&arguments, trials(&node, &together));
