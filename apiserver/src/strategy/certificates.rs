@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::field::{Field, same};
-use super::{Context, Shape, Strategy, format, meta};
+use super::{Context, Reset, Shape, Strategy, format, meta};
 use crate::object::Object;
 use crate::status::Errors;
 
@@ -41,6 +41,14 @@ const USAGES: &[&str] = &[
 pub struct Requests;
 
 impl Strategy for Requests {
+    fn reset(&self, subresource: &str) -> Reset {
+        match subresource {
+            "" => Reset::Paths(&[&["spec"], &["status"]]),
+            "status" => Reset::Paths(&[&["spec"], &["status", "conditions"]]),
+            "approval" => Reset::Paths(&[&["spec"], &["status", "certificate"]]),
+            _ => Reset::NOTHING,
+        }
+    }
     fn shape(&self) -> Shape {
         Shape::STATUS
     }

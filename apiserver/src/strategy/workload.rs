@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::field::{Field, IMMUTABLE, same};
 use super::{
-    Context, Propagation, Shape, Strategy, bump_generation, format, int_or_percent, meta, pod, template, volume,
+    Context, Propagation, Reset, Shape, Strategy, bump_generation, format, int_or_percent, meta, pod, template, volume,
 };
 use crate::object::Object;
 use crate::status::Errors;
@@ -64,6 +64,13 @@ fn template_warnings(new: &Object, old: Option<&Object>) -> Vec<String> {
 pub struct Deployments;
 
 impl Strategy for Deployments {
+    fn reset(&self, subresource: &str) -> Reset {
+        match subresource {
+            "" => Reset::Paths(&[&["status"]]),
+            "status" => Reset::Paths(&[&["spec"], &["metadata", "labels"]]),
+            _ => Reset::NOTHING,
+        }
+    }
     fn shape(&self) -> Shape {
         Shape::FULL
     }

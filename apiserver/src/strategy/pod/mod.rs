@@ -16,7 +16,7 @@ mod warnings;
 use serde_json::{Value, json};
 
 use super::field::Field;
-use super::{Context, Shape, Strategy, bump_generation, differs, format, template};
+use super::{Context, Reset, Shape, Strategy, bump_generation, differs, format, template};
 use crate::object::Object;
 use crate::status::Errors;
 
@@ -32,6 +32,19 @@ pub struct Pods;
 impl Strategy for Pods {
     fn shape(&self) -> Shape {
         Shape::FULL
+    }
+    fn reset(&self, subresource: &str) -> Reset {
+        match subresource {
+            "" => Reset::Paths(&[&["status"]]),
+            "status" => Reset::Paths(&[
+                &["spec"],
+                &["metadata", "deletionTimestamp"],
+                &["metadata", "ownerReferences"],
+            ]),
+            "ephemeralcontainers" => Reset::AllBut(&[&["spec", "ephemeralContainers"]]),
+            "resize" => Reset::AllBut(&[&["spec", "containers"], &["spec", "initContainers"]]),
+            _ => Reset::NOTHING,
+        }
     }
     fn default(&self, new: &mut Object) {
         template::default_spec(new.entry("spec"));
