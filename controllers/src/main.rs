@@ -92,7 +92,8 @@ async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         terminated_pod_threshold: terminated_pod_gc_threshold,
         ..controllers::Config::default()
     };
-    let clients: Arc<dyn Clients> = Arc::new(KubeconfigClients::new(&connection.kubeconfig).await?);
+    let clients: Arc<dyn Clients> =
+        Arc::new(KubeconfigClients::new(&connection.kubeconfig, "kube-controller-manager").await?);
     let mut tasks = Tasks::under(&stop);
     let port = serving.secure_port.unwrap_or(PORT);
     if port != 0 {

@@ -52,12 +52,17 @@ impl fmt::Debug for KubeconfigClients {
 }
 
 impl KubeconfigClients {
-    /// Clients for the current context of a kubeconfig file.
-    pub async fn new(path: &Path) -> Result<Self, Error> {
+    /// Clients for the current context of a kubeconfig file. `agent` is what the part calls itself: the manager of what
+    /// it writes.
+    pub async fn new(path: &Path, agent: &'static str) -> Result<Self, Error> {
         let file = Kubeconfig::read_from(path).map_err(Error::Read)?;
         let options = KubeConfigOptions::default();
         let config = Config::from_custom_kubeconfig(file, &options).await;
-        Self::from_config(config.map_err(Error::Read)?)
+        let mut config = config.map_err(Error::Read)?;
+        config
+            .headers
+            .push((header::USER_AGENT, HeaderValue::from_static(agent)));
+        Self::from_config(config)
     }
 
     pub fn from_config(mut config: Config) -> Result<Self, Error> {

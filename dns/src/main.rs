@@ -65,7 +65,7 @@ fn main() -> ExitCode {
         },
     };
     process::run("dns", |stop| async move {
-        let clients = KubeconfigClients::new(&connection.kubeconfig).await?;
+        let clients = KubeconfigClients::new(&connection.kubeconfig, "coredns").await?;
         dns::run(config, Arc::new(clients), stop)
             .await
             .map_err(daemon::BoxError::from)

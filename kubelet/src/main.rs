@@ -74,7 +74,7 @@ fn main() -> ExitCode {
         tracing::error!(%error, "logging");
     }
     process::run("kubelet", |stop| async move {
-        let clients = KubeconfigClients::new(&flags.kubeconfig).await?;
+        let clients = KubeconfigClients::new(&flags.kubeconfig, "kubelet").await?;
         kubelet::run(config(flags)?, Arc::new(clients), stop).await?;
         Ok::<(), anyhow::Error>(())
     })

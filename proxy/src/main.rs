@@ -71,7 +71,7 @@ fn main() -> ExitCode {
         health: Some(healthz_bind_address),
     };
     process::run("proxy", |stop| async move {
-        let clients = KubeconfigClients::new(&connection.kubeconfig).await?;
+        let clients = KubeconfigClients::new(&connection.kubeconfig, "kube-proxy").await?;
         proxy::run(config, Arc::new(clients), stop)
             .await
             .map_err(daemon::BoxError::from)

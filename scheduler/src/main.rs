@@ -48,7 +48,7 @@ async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         election,
         scheduler_name,
     } = flags;
-    let clients: Arc<dyn Clients> = Arc::new(KubeconfigClients::new(&connection.kubeconfig).await?);
+    let clients: Arc<dyn Clients> = Arc::new(KubeconfigClients::new(&connection.kubeconfig, "kube-scheduler").await?);
     let config = scheduler::Config {
         scheduler_name,
         ..scheduler::Config::default()

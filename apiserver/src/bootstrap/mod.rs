@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::authn::front_proxy::FrontProxy;
 use crate::object::Object;
-use crate::registry::{Registry, Row};
+use crate::registry::{Registry, Row, fields};
 use crate::store::{self, Expect, Options, Revision};
 use crate::strategy::meta;
 use plan::Step;
@@ -85,6 +85,9 @@ impl Wanted {
     }
 }
 
+/// Who owns what is made here.
+const MANAGER: &str = "kube-apiserver";
+
 /// Everything that a cluster is born with.
 pub fn wanted(parameters: &Parameters) -> Vec<Wanted> {
     let mut all = objects::wanted(parameters);
@@ -138,6 +141,7 @@ async fn perform(
         let mut object = tree(value);
         let uid = uuid::Uuid::new_v4().hyphenated().to_string();
         meta::prepare_create(&mut object, &uid, now);
+        fields::born(&row, MANAGER, now, &mut object);
         (object, Expect::Absent)
     };
     let (mut object, expect) = match (step, have) {

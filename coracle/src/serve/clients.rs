@@ -13,6 +13,7 @@ use axum::body::Body;
 use daemon::clients::Clients;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use http::header::{HeaderValue, USER_AGENT};
 use http::{Request, Response};
 use tokio::sync::watch;
 use tower::Service;
@@ -60,6 +61,7 @@ impl Gateway {
         let groups = groups.iter().map(|group| (*group).to_owned()).collect();
         Arc::new(PartClients {
             gateway: self.clone(),
+            agent: agent(name),
             user: User {
                 name: name.to_owned(),
                 groups,
@@ -69,8 +71,19 @@ impl Gateway {
     }
 }
 
+/// What the part that acts as `user` calls itself: upstream's name of it, under which managedFields keep what it wrote.
+fn agent(user: &str) -> HeaderValue {
+    let name = match user.rsplit(':').next() {
+        _ if user.starts_with("system:node:") => "kubelet",
+        Some(name) => name,
+        None => user,
+    };
+    HeaderValue::from_str(name).unwrap_or(HeaderValue::from_static("coracle"))
+}
+
 struct PartClients {
     gateway: Gateway,
+    agent: HeaderValue,
     user: User,
 }
 
@@ -79,6 +92,7 @@ impl PartClients {
         kube::Client::new(
             Connection {
                 gateway: self.gateway.clone(),
+                agent: self.agent.clone(),
                 user,
             },
             namespace,
@@ -109,6 +123,7 @@ impl Clients for PartClients {
 #[derive(Debug, Clone)]
 struct Connection {
     gateway: Gateway,
+    agent: HeaderValue,
     user: User,
 }
 
@@ -121,7 +136,11 @@ impl Service<Request<kube::client::Body>> for Connection {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<kube::client::Body>) -> Self::Future {
+        request
+            .headers_mut()
+            .entry(USER_AGENT)
+            .or_insert_with(|| self.agent.clone());
         let (gateway, user) = (self.gateway.clone(), self.user.clone());
         async move {
             let mut routers = gateway.0.subscribe();

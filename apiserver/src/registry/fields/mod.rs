@@ -30,7 +30,7 @@ pub use track::{same_but_times, track};
 use crate::object::Object;
 use crate::registry::Row;
 use crate::schema::{self, Gvk, TypeRef};
-use crate::strategy::Reset;
+use crate::strategy::{Reset, meta};
 use compare::Comparison;
 use managed::{Operation, Owner};
 use set::Set;
@@ -157,6 +157,29 @@ impl Versions for RowVersions<'_> {
         row.from_stored(&mut object, version);
         Some(object.0)
     }
+}
+
+/// The managedFields of an object that the server makes itself, in its stored form.
+pub fn born(row: &Row, manager: &str, now: jiff::Timestamp, new: &mut Object) {
+    let (group, version) = row.stored_as.split_once('/').unwrap_or(("", &row.stored_as));
+    let gvk = Gvk {
+        group,
+        version,
+        kind: &row.kind,
+    };
+    let Some(ty) = schema::type_of(gvk.group, gvk.version, gvk.kind) else {
+        return;
+    };
+    let form = Form {
+        gvk,
+        ty,
+        subresource: "",
+        reset: row.reset(""),
+        manager,
+        now: meta::seconds(now),
+        versions: &RowVersions { row },
+    };
+    track(&form, None, &mut new.0);
 }
 
 /// A kind that is served in one version.
