@@ -1,6 +1,6 @@
 //! Messages of the Container Runtime Interface, v1, as far as a Linux node uses them, by their published field numbers.
 //!
-//! Over the usual length because a list of messages gains nothing by being cut.
+//! Long because a list of messages gains nothing by being cut.
 
 use std::collections::HashMap;
 

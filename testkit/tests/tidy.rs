@@ -1,11 +1,38 @@
-//! Rules about the tree that a compiler does not check. A failure says what to do.
+//! Rules about the trees of all crates that a compiler does not check. A failure says what to do.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// From the wire inwards: a room may use only the rooms that stand to its right.
+/// Every crate of the workspace, and the crates that it may use outside tests.
+const CRATES: &[(&str, &[&str])] = &[
+    ("api", &[]),
+    ("daemon", &["api"]),
+    ("apiserver", &["api", "daemon"]),
+    ("scheduler", &["api", "daemon"]),
+    ("controllers", &["api", "daemon"]),
+    ("kubelet", &["api", "daemon"]),
+    ("proxy", &["api", "daemon"]),
+    ("dns", &["api", "daemon"]),
+    (
+        "coracle",
+        &[
+            "api",
+            "daemon",
+            "apiserver",
+            "scheduler",
+            "controllers",
+            "kubelet",
+            "proxy",
+            "dns",
+        ],
+    ),
+    ("testkit", &["api", "daemon", "apiserver"]),
+    ("e2e", &["api", "daemon"]),
+    ("bench", &["api", "daemon", "e2e"]),
+];
+/// The API server, from the wire inwards: a room may use only the rooms that stand to its right.
 const ROOMS: &[&str] = &[
     "main",
     "assemble",
@@ -28,8 +55,17 @@ const ROOMS: &[&str] = &[
 /// Files over this need a reason in their first lines: `Long because …`.
 const LONG: usize = 800;
 
-fn source() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+fn source(name: &str) -> PathBuf {
+    workspace().join(name).join("src")
+}
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// All files of all crates.
+fn all_files() -> impl Iterator<Item = PathBuf> {
+    CRATES.iter().flat_map(|(name, _)| rust_files(&source(name)))
 }
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
@@ -47,7 +83,7 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn room_of(file: &Path) -> Option<usize> {
-    let first = file.strip_prefix(source()).unwrap().components().next()?;
+    let first = file.strip_prefix(source("apiserver")).unwrap().components().next()?;
     let name = Path::new(first.as_os_str()).file_stem()?.to_str()?.to_owned();
     ROOMS.iter().position(|room| *room == name)
 }
@@ -55,7 +91,7 @@ fn room_of(file: &Path) -> Option<usize> {
 #[test]
 fn rooms_look_one_way() {
     let mut backward = Vec::new();
-    for file in rust_files(&source()) {
+    for file in rust_files(&source("apiserver")) {
         let Some(here) = room_of(&file) else { continue };
         let text = fs::read_to_string(&file).unwrap();
         // Tests at the end of a file may look anywhere.
@@ -84,12 +120,11 @@ fn rooms_look_one_way() {
 
 #[test]
 fn every_file_is_compiled() {
-    let files = rust_files(&source());
     let mut orphans = Vec::new();
-    for file in &files {
+    for file in all_files() {
         let stem = file.file_stem().unwrap().to_str().unwrap();
         let folder = file.parent().unwrap();
-        if matches!(stem, "lib" | "main") && folder == source() {
+        if matches!(stem, "lib" | "main") && folder.ends_with("src") {
             continue;
         }
         // `mod x;` stands in the parent: the folder's mod.rs, or the file that is named like the folder.
@@ -111,6 +146,12 @@ fn every_file_is_compiled() {
                 text.lines()
                     .any(|line| line.trim_end().ends_with(&format!("mod {name};")))
             });
+        // Or the file that it tests names it by its path.
+        let path = format!("#[path = \"{stem}.rs\"]");
+        let named = named
+            || rust_files(folder)
+                .iter()
+                .any(|sibling| fs::read_to_string(sibling).unwrap().contains(&path));
         if !named {
             orphans.push(file.display().to_string());
         }
@@ -120,12 +161,11 @@ fn every_file_is_compiled() {
 
 #[test]
 fn long_files_say_why() {
-    let silent: Vec<String> = rust_files(&source())
-        .iter()
+    let silent: Vec<String> = all_files()
         // Tests are lists of cases: nobody reads them from end to end.
-        .filter(|file| !file.ends_with("tests.rs"))
+        .filter(|file| !file.to_str().unwrap().ends_with("tests.rs"))
         .filter_map(|file| {
-            let text = fs::read_to_string(file).unwrap();
+            let text = fs::read_to_string(&file).unwrap();
             let lines = text.lines().count();
             let says = text.lines().take(12).any(|line| line.contains("Long because"));
             (lines > LONG && !says).then(|| format!("{} ({lines} lines)", file.display()))
@@ -139,12 +179,40 @@ fn long_files_say_why() {
 
 #[test]
 fn every_room_says_what_it_holds() {
-    for file in rust_files(&source()).iter().filter(|f| f.ends_with("mod.rs")) {
-        let text = fs::read_to_string(file).unwrap();
+    for file in all_files().filter(|file| file.ends_with("mod.rs")) {
+        let text = fs::read_to_string(&file).unwrap();
         assert!(
             text.starts_with("//!"),
             "{} does not open with what comes in and out",
             file.display()
         );
     }
+}
+
+#[test]
+fn parts_meet_through_the_api_only() {
+    let mut folders: Vec<String> = Vec::new();
+    for (name, allowed) in CRATES {
+        folders.push((*name).to_owned());
+        let manifest = fs::read_to_string(workspace().join(name).join("Cargo.toml")).unwrap();
+        let dependencies = manifest
+            .lines()
+            .skip_while(|line| *line != "[dependencies]")
+            .skip(1)
+            .take_while(|line| !line.starts_with('['));
+        for line in dependencies {
+            let word = line.split(['.', ' ', '=']).next().unwrap();
+            let known = CRATES.iter().any(|(other, _)| *other == word);
+            assert!(!known || allowed.contains(&word), "{name} may not depend on {word}");
+        }
+    }
+    let mut present: Vec<String> = fs::read_dir(workspace())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().join("Cargo.toml").is_file())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    folders.sort();
+    present.sort();
+    assert_eq!(folders, present, "CRATES lists every crate");
 }
