@@ -116,8 +116,10 @@ impl File for std::fs::File {
 }
 
 /// Writes zeros: blocks that were written once have nothing but data to make durable at a later sync.
+///
+/// A page at a time: the page cache keeps what one write brought as one folio, and a later small write dirties all of its folio.
 pub(super) fn zero(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
-    let zeros = [0; 64 << 10];
+    let zeros = [0; 4 << 10];
     let mut at = from;
     while at < to {
         let step = (to - at).min(zeros.len() as u64);
