@@ -53,9 +53,9 @@ unit: protoc ## Unit, property, contract and component tests
 	$(cargo) test --workspace --exclude e2e
 
 .PHONY: e2e
-e2e: protoc ## Whole-cluster tests in lab namespaces (root)
-	$(cargo) build --release -p coracle
-	CORACLE_BINARY=$(coracle) $(cargo) test -p e2e
+e2e: protoc ## Whole-cluster tests in lab namespaces (root), of a build with its assertions
+	$(cargo) build -p coracle
+	CORACLE_BINARY=$(target)/debug/coracle $(cargo) test -p e2e
 
 .PHONY: test
 test: lint unit e2e ## Everything that must pass
