@@ -137,6 +137,7 @@ pub async fn run_with(
         cgroups,
         node,
         post,
+        allocations: pods::resize::Allocations::new(&config.root_dir),
         meter: stats::Meter::default(),
     });
 

@@ -383,3 +383,53 @@ async fn the_node_registers_and_renews_its_lease() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_running_pod_is_resized_in_place_or_told_that_it_cannot_be() {
+    let mut node = Node::start();
+    let with = |cpu: &str| {
+        json!({"restartPolicy": "Always", "containers": [{"name": "web", "image": "web:1",
+            "resources": {"requests": {"cpu": cpu}, "limits": {"cpu": cpu}}}]})
+    };
+    node.api.create_pod("a", with("100m"));
+    node.until("ready", |n| n.ready("a")).await;
+    let container = |n: &Node, field: &str| n.status("a")["containerStatuses"][0][field].clone();
+    assert_eq!(container(&node, "resources")["limits"]["cpu"], "100m");
+    let wish = |n: &Node, cpu: &str| {
+        let mut pod = n.api.pod("a").unwrap();
+        pod["spec"]["containers"] = with(cpu)["containers"].clone();
+        n.api.create("/api/v1/namespaces/default/pods/a", pod);
+    };
+    wish(&node, "200m");
+    node.until("applied", |n| container(n, "resources")["limits"]["cpu"] == "200m")
+        .await;
+    assert_eq!(container(&node, "allocatedResources")["cpu"], "200m");
+    let linux = node.fake.containers(None).await.unwrap();
+    let given = node
+        .fake
+        .container_status(&linux[0].id)
+        .await
+        .unwrap()
+        .resources
+        .unwrap()
+        .linux
+        .unwrap();
+    assert_eq!((given.cpu_quota, given.cpu_shares), (20_000, 204));
+    let condition = |n: &Node, kind: &str| {
+        let all = n.status("a")["conditions"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|c| c["type"] == kind).unwrap_or_default()
+    };
+    wish(&node, "9000");
+    node.until("refused", |n| {
+        condition(n, "PodResizePending")["reason"] == "Infeasible"
+    })
+    .await;
+    assert_eq!(container(&node, "allocatedResources")["cpu"], "200m");
+    // What was granted is known to the next life of the node agent, which starts nothing again.
+    node.halt().await;
+    node.run();
+    wish(&node, "300m");
+    node.until("applied", |n| container(n, "resources")["limits"]["cpu"] == "300m")
+        .await;
+    assert_eq!((node.count("create"), container(&node, "restartCount")), (1, json!(0)));
+}

@@ -56,11 +56,17 @@ pub fn admit(pod: &Pod, others: &[&Pod], offer: &Offer) -> Option<Rejection> {
         let why = "node(s) didn't have free ports for the requested pod ports";
         return rejected("NodePorts", format!("Predicate NodePorts failed: {why}"));
     }
+    let short = shortage(spec, others, offer)?;
+    rejected(&short.reason, short.message)
+}
+
+/// What the node has too little of for a pod, beside `others`.
+pub fn shortage(spec: &PodSpec, others: &[&Pod], offer: &Offer) -> Option<Rejection> {
     let room = |name: &str, wanted: i64, used: i64, capacity: i64| {
         (wanted > 0 && used + wanted > capacity).then(|| Rejection {
             reason: format!("OutOf{name}"),
             message: format!(
-                "Pod was rejected: Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {capacity}"
+                "Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {capacity}"
             ),
         })
     };

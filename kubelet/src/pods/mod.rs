@@ -14,6 +14,7 @@ pub mod observed;
 mod perform;
 pub mod plan;
 pub mod probes;
+pub mod resize;
 pub mod shared;
 pub mod status;
 pub mod sync;
@@ -163,14 +164,15 @@ impl Workers {
         let worker = Worker::new(self.shared.clone(), uid.clone(), inbox);
         let task = self.set.spawn(worker.run(self.stop.clone()));
         self.names.insert(task.id(), uid);
-        self.weigh();
+        self.shared.weigh();
     }
 
     fn ended(&mut self, ended: Result<(Id, ()), tokio::task::JoinError>) {
         match ended {
             Ok((id, ())) => {
                 self.names.remove(&id);
-                self.weigh();
+                self.shared.weigh();
+                self.shared.room();
             }
             // A panic is that pod's own failure: a new worker reads everything anew and carries on.
             Err(error) => {
@@ -198,26 +200,6 @@ impl Workers {
                 tracing::info!(uid, "a pod that the API does not know is taken away");
                 self.start(uid);
             }
-        }
-    }
-
-    fn weigh(&self) {
-        if !self.shared.config.cgroups_per_qos {
-            return;
-        }
-        let pods = self.shared.pods.list().into_iter().filter_map(|e| e.typed().ok());
-        let burstable =
-            pods.filter(|p| crate::resources::qos::qos(p) == api::pod::Qos::Burstable && !api::pod::is_terminal(p));
-        let total = burstable
-            .filter_map(|p| {
-                api::pod::requests(p.spec.as_ref()?)
-                    .ok()?
-                    .get("cpu")
-                    .map(|q| q.as_milli())
-            })
-            .sum();
-        if let Err(error) = self.shared.cgroups.weigh_burstable(total) {
-            tracing::warn!(error = daemon::chain(&error), "the burstable class has a wrong weight");
         }
     }
 }

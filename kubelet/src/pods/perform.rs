@@ -17,6 +17,8 @@ use crate::volumes;
 #[derive(Debug, Default)]
 pub(super) struct Done {
     pub(super) volumes: Option<volumes::Prepared>,
+    /// By the containers' names.
+    pub(super) updated: Vec<(String, Result<(), String>)>,
     pub(super) started: Vec<(plan::Start, Result<(), Stuck>)>,
     /// The pod as a whole could not go on.
     pub(super) held: bool,
@@ -71,6 +73,17 @@ pub(super) async fn perform(
             (id, *attempt, all.filter(|ip| !ip.is_empty()).collect())
         }
     };
+    if !plan.update.is_empty() || !plan.start.is_empty() {
+        let grown = shared.grow_cgroup(subject);
+        for (id, name) in &plan.update {
+            let result = match grown {
+                Ok(()) => shared.update(subject, id, name).await,
+                Err(_) => Err("the pod's cgroup cannot be changed".to_owned()),
+            };
+            done.held |= result.is_err();
+            done.updated.push((name.clone(), result));
+        }
+    }
     let host = super::translate::host_network(subject.spec());
     let addresses = if host {
         shared.node.borrow().host_ips.clone()
@@ -89,6 +102,15 @@ pub(super) async fn perform(
             () = deleted(inbox) => break,
         };
         done.started.push((start.clone(), result));
+    }
+    let changed = plan
+        .update
+        .iter()
+        .map(|(_, name)| name)
+        .chain(plan.start.iter().map(|s| &s.name));
+    if done.updated.iter().all(|(_, r)| r.is_ok()) && shared.resizing(subject, changed) {
+        // What the containers gave back, the pod gives back.
+        done.held |= shared.make_cgroup(subject).is_err();
     }
     done
 }

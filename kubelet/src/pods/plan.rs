@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{
     backoff::Backoff,
     observed::{Observed, Seen, State},
+    resize::{Allocation, Step},
 };
 use crate::runtime::label;
 
@@ -27,6 +28,8 @@ pub struct Facts<'a> {
     pub observed: &'a Observed,
     pub backoff: &'a Backoff,
     pub health: &'a HashMap<String, Health>,
+    /// None: nobody may have wished for other resources.
+    pub allocation: Option<&'a Allocation>,
     pub now: Instant,
 }
 
@@ -86,6 +89,8 @@ pub enum Finished {
 pub struct Plan {
     pub sandbox: Sandbox,
     pub stop: Vec<Stop>,
+    /// Running containers that get other resources: identifier and name.
+    pub update: Vec<(String, String)>,
     pub start: Vec<Start>,
     pub wait: Vec<Wait>,
     /// Dead containers that nothing is told of any more.
@@ -156,11 +161,12 @@ pub fn plan(facts: &Facts<'_>) -> Plan {
     let mut plan = Plan {
         sandbox: Sandbox::Unneeded,
         stop: Vec::new(),
+        update: Vec::new(),
         start: Vec::new(),
         wait: Vec::new(),
         remove: Vec::new(),
         remove_sandboxes: Vec::new(),
-        finished: finished(spec, facts.observed),
+        finished: finished(facts, spec),
     };
     if plan.finished.is_some() {
         return plan;
@@ -206,7 +212,8 @@ pub fn plan(facts: &Facts<'_>) -> Plan {
 }
 
 /// All containers have ended and none will run again.
-fn finished(spec: &PodSpec, observed: &Observed) -> Option<Finished> {
+fn finished(facts: &Facts<'_>, spec: &PodSpec) -> Option<Finished> {
+    let observed = facts.observed;
     for container in inits(spec).iter().filter(|c| !is_sidecar(c)) {
         if let Some(exit) = observed.latest(&container.name).and_then(Seen::exit)
             && exit.code != 0
@@ -219,7 +226,7 @@ fn finished(spec: &PodSpec, observed: &Observed) -> Option<Finished> {
     for container in &spec.containers {
         let seen = observed.latest(&container.name)?;
         let exit = seen.exit()?;
-        if restarts(spec, container, exit.code) || changed(container, seen) {
+        if restarts(spec, container, exit.code) || changed(container, seen) || resized(facts, container) {
             return None;
         }
         if exit.code != 0 {
@@ -282,13 +289,17 @@ fn consider(facts: &Facts<'_>, spec: &PodSpec, sandbox: &str, container: &Contai
         State::Running => {
             if let Some(stop) = must_stop(facts, spec, container, role, seen) {
                 plan.stop.push(stop);
+            } else if facts.allocation.and_then(|a| a.step(container)) == Some(Step::Update) {
+                plan.update.push((seen.id.clone(), name.clone()));
             }
         }
         State::Created | State::Unknown => plan.start.push(start(seen.attempt + 1, None)),
         State::Exited(exit) => {
             let again = match role {
                 Role::Init => seen.sandbox != sandbox || init_restarts(spec, container, exit.code),
-                Role::Sidecar | Role::Main => restarts(spec, container, exit.code) || changed(container, seen),
+                Role::Sidecar | Role::Main => {
+                    restarts(spec, container, exit.code) || changed(container, seen) || resized(facts, container)
+                }
                 Role::Ephemeral => false,
             };
             if !again {
@@ -321,6 +332,12 @@ fn must_stop(facts: &Facts<'_>, spec: &PodSpec, container: &Container, role: Rol
             None,
         ));
     }
+    if role != Role::Init && resized(facts, container) {
+        return Some(stop(
+            format!("Container {} resize requires restart", container.name),
+            None,
+        ));
+    }
     let (probe, grace) = facts.health.get(&seen.id).and_then(|h| h.failed)?;
     // A killed container ends with a code that is not 0.
     let again = if restarts(spec, container, 137) {
@@ -332,6 +349,11 @@ fn must_stop(facts: &Facts<'_>, spec: &PodSpec, container: &Container, role: Rol
         format!("Container {} failed {probe} probe{again}", container.name),
         grace,
     ))
+}
+
+/// It was, or is to be, stopped for resources that it only takes when it starts.
+fn resized(facts: &Facts<'_>, container: &Container) -> bool {
+    facts.allocation.and_then(|a| a.step(container)) == Some(Step::Restart)
 }
 
 /// Keeps of each name the latest run and the one before it, and sandboxes that hold one of these.

@@ -14,6 +14,7 @@ struct Case {
     backoff: Backoff,
     health: HashMap<String, Health>,
     now: Instant,
+    allocation: Option<Allocation>,
 }
 
 fn case(spec: serde_json::Value) -> Case {
@@ -24,6 +25,7 @@ fn case(spec: serde_json::Value) -> Case {
         backoff: Backoff::new(10 * S, 300 * S),
         health: HashMap::new(),
         now: Instant::now() + 1000 * S,
+        allocation: None,
     }
 }
 
@@ -95,6 +97,7 @@ impl Case {
             backoff,
             health,
             now,
+            allocation,
         } = self;
         plan(&Facts {
             pod,
@@ -102,6 +105,7 @@ impl Case {
             backoff,
             health,
             now: *now,
+            allocation: allocation.as_ref(),
         })
     }
 
@@ -321,4 +325,32 @@ async fn an_ephemeral_container_runs_once() {
         "ephemeralContainers": [{"name": "d", "image": "i"}]});
     case(debug.clone()).sandbox(0, true).running("a").check("start d0");
     case(debug).sandbox(0, true).running("a").exited("d", 0, 1).check("");
+}
+
+#[test]
+fn other_resources_are_given_to_a_running_container_or_to_its_next_run() {
+    let spec = |cpu: &str, memory: &str| {
+        json!({"restartPolicy": "OnFailure", "containers": [{"name": "a", "image": "i",
+            "resources": {"limits": {"cpu": cpu, "memory": memory}},
+            "resizePolicy": [{"resourceName": "memory", "restartPolicy": "RestartContainer"}]}]})
+    };
+    let resized = |cpu: &str, memory: &str| {
+        let mut resized = case(spec("1", "1Gi")).sandbox(0, true).running("a");
+        let mut allocation = Allocation::of(&resized.pod);
+        allocation.grant(&case(spec(cpu, memory)).pod);
+        resized.allocation = Some(allocation);
+        resized
+    };
+    assert_eq!(resized("1", "1Gi").plan().update, []);
+    assert_eq!(resized("2", "1Gi").plan().update, [("a0".to_owned(), "a".to_owned())]);
+    let plan = resized("1", "2Gi").plan();
+    assert_eq!(
+        (plan.update.len(), plan.stop[0].why.as_str()),
+        (0, "Container a resize requires restart")
+    );
+    // It ended well when it was told to stop, and still it was stopped for a new run.
+    let mut stopped = resized("1", "2Gi");
+    stopped.observed.containers.clear();
+    let plan = stopped.exited("a", 0, 0).plan();
+    assert_eq!((plan.finished, plan.start.len()), (None, 1));
 }

@@ -13,8 +13,14 @@ use daemon::{
 use k8s_openapi::api::core::v1::{Pod, Service};
 use tokio::sync::{Notify, broadcast, watch};
 
-use super::{admit::Offer, images::Images, probes::Probes};
-use crate::{config::Config, resources::cgroups::Cgroups, runtime::Runtime, stats::Meter, volumes::Volumes};
+use super::{admit::Offer, images::Images, probes::Probes, resize::Allocations};
+use crate::{
+    config::Config,
+    resources::{cgroups::Cgroups, qos},
+    runtime::Runtime,
+    stats::Meter,
+    volumes::Volumes,
+};
 
 /// What the node knows of itself and pods are made of.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +51,7 @@ pub struct Shared {
     pub cgroups: Cgroups,
     pub node: watch::Receiver<NodeFacts>,
     pub post: Post,
+    pub allocations: Allocations,
     pub meter: Meter,
 }
 
@@ -62,6 +69,47 @@ impl Shared {
         about.field_path = container.map(|name| format!("{}{{{name}}}", field(pod, name)));
         let kind = if warning { EventType::Warning } else { EventType::Normal };
         self.recorder.publish(&about, kind, reason, message);
+    }
+
+    /// The pods of this node as they were granted, without those that have ended and this one.
+    pub fn others(&self, uid: &str) -> Vec<Pod> {
+        let entries = self.pods.list().into_iter().filter(|e| *e.uid != *uid);
+        let pods = entries.filter_map(|e| Some((e.uid.clone(), e.typed().ok()?)));
+        pods.filter(|(_, pod)| !api::pod::is_terminal(pod))
+            .map(|(uid, pod)| match self.allocations.get(&uid) {
+                Some(allocation) => allocation.apply(&pod),
+                None => Pod::clone(&pod),
+            })
+            .collect()
+    }
+
+    /// There may be room for those who wait for it.
+    pub fn room(&self) {
+        for uid in self.allocations.deferred() {
+            self.post.look(&uid);
+        }
+    }
+
+    /// Gives the burstable class as a whole its weight.
+    pub fn weigh(&self) {
+        if !self.config.cgroups_per_qos {
+            return;
+        }
+        let pods = self
+            .others("")
+            .into_iter()
+            .filter(|p| qos::qos(p) == api::pod::Qos::Burstable);
+        let total = pods
+            .filter_map(|p| {
+                api::pod::requests(p.spec.as_ref()?)
+                    .ok()?
+                    .get("cpu")
+                    .map(|q| q.as_milli())
+            })
+            .sum();
+        if let Err(error) = self.cgroups.weigh_burstable(total) {
+            tracing::warn!(error = daemon::chain(&error), "the burstable class has a wrong weight");
+        }
     }
 }
 

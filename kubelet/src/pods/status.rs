@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::{
     observed::{Observed, Seen, State},
     plan::{Finished, Health, inits, is_sidecar},
+    resize::{Allocation, Told},
 };
 use crate::resources::qos;
 
@@ -56,6 +57,8 @@ pub struct View<'a> {
     /// The pod has been told to stop: what does not run will not.
     pub terminating: bool,
     pub runtime: &'a str,
+    pub resize: &'a Told,
+    pub allocation: Option<&'a Allocation>,
     pub now: Timestamp,
 }
 
@@ -296,9 +299,10 @@ fn container(
     }
     status.last_state = Some(last.unwrap_or_default());
     if seen.is_some() {
-        let resources = spec.resources.clone().unwrap_or_default();
-        status.allocated_resources = resources.requests.clone();
-        status.resources = Some(resources);
+        let granted = spec.resources.clone().unwrap_or_default();
+        status.allocated_resources = granted.requests.clone();
+        let applied = view.allocation.and_then(|a| a.applied.get(name)).cloned();
+        status.resources = Some(applied.unwrap_or(granted));
     }
     status.volume_mounts = Some(
         spec.volume_mounts
@@ -412,6 +416,9 @@ fn initialized(spec: &Container, status: &ContainerStatus) -> bool {
         ended(status).is_some_and(|t| t.exit_code == 0)
     }
 }
+
+/// Conditions of this node agent that are there only while they are true.
+const RESIZES: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
 fn conditions(view: &View<'_>, spec: &PodSpec, next: &mut PodStatus) {
     let done = next.phase.as_deref() == Some("Succeeded");
@@ -533,6 +540,16 @@ fn conditions(view: &View<'_>, spec: &PodSpec, next: &mut PodStatus) {
     set("ContainersReady", containers_ready);
     let scheduled = ("True", String::new(), String::new());
     set("PodScheduled", scheduled);
+    let Told { pending, progress } = view.resize;
+    if let Some((reason, message)) = pending {
+        set(RESIZES[0], ("True", reason.clone(), message.clone()));
+    }
+    if let Some(error) = progress {
+        let reason = if error.is_empty() { "" } else { "Error" };
+        set(RESIZES[1], ("True", reason.to_owned(), error.clone()));
+    }
+    let over = |kind: &str| (kind == RESIZES[0] && pending.is_none()) || (kind == RESIZES[1] && progress.is_none());
+    list.retain(|c| !over(&c.type_));
 }
 
 #[derive(Debug, Deserialize)]
@@ -589,6 +606,11 @@ fn patch(pod: &Pod, old: &PodStatus, next: &PodStatus) -> Value {
             .and_then(Value::as_array)
             .cloned()
             .unwrap_or_default();
+        let over = before.iter().filter(|b| {
+            let kind = b["type"].as_str().unwrap_or_default();
+            RESIZES.contains(&kind) && !conditions.iter().any(|c| c["type"] == kind)
+        });
+        let over: Vec<Value> = over.map(|b| json!({"$patch": "delete", "type": b["type"]})).collect();
         conditions.retain(|c| !before.contains(c));
         // Lists merge by type and members within: what a condition no longer says has to be taken back.
         for condition in conditions.iter_mut() {
@@ -602,6 +624,7 @@ fn patch(pod: &Pod, old: &PodStatus, next: &PodStatus) -> Value {
                 }
             }
         }
+        conditions.extend(over);
     }
     for list in ["podIPs", "hostIPs"] {
         let Some(now) = members.get_mut(list).and_then(Value::as_array_mut) else {

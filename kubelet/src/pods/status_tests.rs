@@ -12,6 +12,7 @@ struct Case {
     waiting: Waiting,
     fate: Fate,
     terminating: bool,
+    resize: Told,
 }
 
 fn case(spec: serde_json::Value) -> Case {
@@ -33,6 +34,7 @@ fn case(spec: serde_json::Value) -> Case {
         waiting: Waiting::new(),
         fate: Fate::Lives,
         terminating: false,
+        resize: Told::default(),
     }
 }
 
@@ -87,6 +89,8 @@ impl Case {
             messages: &HashMap::new(),
             terminating: self.terminating,
             runtime: "containerd",
+            resize: &self.resize,
+            allocation: None,
             now: Timestamp::from_second(10).unwrap(),
         })
     }
@@ -340,4 +344,31 @@ fn mounts_and_resources_are_told_of_each_container() {
         json!([{"name": "v", "mountPath": "/v", "readOnly": true, "recursiveReadOnly": "Disabled"}, {"name": "w", "mountPath": "/w"}])
     );
     assert_eq!(status.resources, Some(ResourceRequirements::default()));
+}
+
+#[test]
+fn a_resize_is_told_only_while_it_is_not_done() {
+    let mut case = one().seen("a", 0, State::Running);
+    case.resize.pending = Some(("Deferred".into(), "no room".into()));
+    let status = case.status();
+    let found = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|c| c.type_ == "PodResizePending")
+        .unwrap();
+    assert_eq!(
+        (found.status.as_str(), found.reason.as_deref()),
+        ("True", Some("Deferred"))
+    );
+    assert_eq!(found.observed_generation, Some(3));
+    case.pod.status = Some(status.clone());
+    case.resize = Told::default();
+    let next = case.status();
+    assert!(!next.conditions.iter().flatten().any(|c| c.type_ == "PodResizePending"));
+    let patch = patch(&case.pod, &status, &next);
+    assert_eq!(
+        patch["status"]["conditions"],
+        json!([{"$patch": "delete", "type": "PodResizePending"}])
+    );
 }

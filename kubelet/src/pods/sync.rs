@@ -122,13 +122,76 @@ impl Shared {
     }
 
     pub fn make_cgroup(&self, subject: &Subject<'_>) -> Result<(), Held> {
+        self.write_cgroup(subject, &qos::pod(subject.pod))
+    }
+
+    /// Makes room for what the containers have and for what they are about to get.
+    pub fn grow_cgroup(&self, subject: &Subject<'_>) -> Result<(), Held> {
+        let Some(allocation) = self.allocations.get(subject.uid).filter(|a| a.applied != a.granted) else {
+            return Ok(());
+        };
+        let (has, gets) = (qos::pod(&allocation.running(subject.pod)), qos::pod(subject.pod));
+        let both = |a: Option<i64>, b: Option<i64>| Some(a?.max(b?));
+        let most = qos::PodResources {
+            cpu_shares: has.cpu_shares.max(gets.cpu_shares),
+            cpu_quota: both(has.cpu_quota, gets.cpu_quota),
+            memory: both(has.memory, gets.memory),
+        };
+        self.write_cgroup(subject, &most)
+    }
+
+    /// Whether one of these containers is or was to have other resources.
+    pub fn resizing<'a>(&self, subject: &Subject<'_>, names: impl IntoIterator<Item = &'a String>) -> bool {
+        let Some(allocation) = self.allocations.get(subject.uid) else {
+            return false;
+        };
+        names
+            .into_iter()
+            .any(|n| allocation.granted.get(n) != allocation.applied.get(n))
+    }
+
+    /// Gives a running container what it was granted.
+    pub async fn update(&self, subject: &Subject<'_>, id: &str, name: &str) -> Result<(), String> {
+        let Some((container, _)) = definition(subject.pod, name) else {
+            return Err(format!("container {name} is not defined"));
+        };
+        let (memory, unprivileged) = {
+            let node = self.node.borrow();
+            (node.memory, node.unprivileged_oom)
+        };
+        let wanted = translate::resources(subject, &container, memory, unprivileged);
+        let limit = wanted.memory_limit_in_bytes;
+        let before = self
+            .allocations
+            .get(subject.uid)
+            .and_then(|a| a.applied.get(name).cloned());
+        let before = before.and_then(|r| qos::whole(r.limits?.get("memory")));
+        if limit > 0 && before.is_none_or(|b| b > limit) {
+            // The kernel would end the container to make it fit.
+            let stats = self.runtime.stats().await.map_err(|e| e.to_string())?;
+            let own = stats.iter().find(|s| s.attributes.as_ref().is_some_and(|a| a.id == id));
+            let used = own.and_then(|s| s.memory.as_ref()?.working_set_bytes.as_ref());
+            let used = used.map_or(0, |u| i64::try_from(u.value).unwrap_or(i64::MAX));
+            if used >= limit {
+                return Err(format!(
+                    "attempting to set container \"{name}\" memory limit ({limit}) below current usage ({used})"
+                ));
+            }
+        }
+        self.runtime
+            .update_resources(id, wanted)
+            .await
+            .map_err(|e| e.to_string())
+    }
+
+    fn write_cgroup(&self, subject: &Subject<'_>, resources: &qos::PodResources) -> Result<(), Held> {
         if !self.config.cgroups_per_qos {
             return Ok(());
         }
         let class = qos::qos(subject.pod);
         let made = self
             .cgroups
-            .make_pod(subject.uid, class, &qos::pod(subject.pod), self.config.pids_limit);
+            .make_pod(subject.uid, class, resources, self.config.pids_limit);
         made.map_err(|error| {
             let text = format!("unable to ensure pod container exists: {}", daemon::chain(&error));
             self.event(subject.pod, None, true, "FailedCreatePodContainer", &text);

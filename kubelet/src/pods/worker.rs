@@ -20,6 +20,7 @@ use super::{
     perform::{Done, ips, perform},
     plan::{self, Facts, Finished, Plan, Sandbox},
     probes::{Target, Was},
+    resize::{self, Allocation, Answer, Told},
     shared::{Inbox, Shared},
     status::{self, Fate, View, Waiting},
     sync::{Stuck, definition, grace},
@@ -102,6 +103,7 @@ pub struct Worker {
     /// What the API was told last, and the revision that this made: newer than the entry until its echo comes.
     written: Option<(u64, PodStatus)>,
     deleted: bool,
+    resize: Told,
 }
 
 impl Worker {
@@ -125,6 +127,7 @@ impl Worker {
             failures: 0,
             written: None,
             deleted: false,
+            resize: Told::default(),
         }
     }
 
@@ -182,6 +185,13 @@ impl Worker {
         }
         let pod = self.entry.as_ref().map(|e| e.typed()).transpose()?;
         self.transition(pod.as_deref());
+        if let (Life::Syncing, Some(pod)) = (&self.life, &pod) {
+            self.consider_resize(pod)?;
+        }
+        let pod = pod.map(|pod| match self.shared.allocations.get(&self.uid) {
+            Some(allocation) => Arc::new(allocation.apply(&pod)),
+            None => pod,
+        });
         match &self.life {
             Life::New | Life::Syncing => match pod {
                 Some(pod) => self.sync(&pod).await,
@@ -196,6 +206,40 @@ impl Worker {
                 self.leave(pod.as_deref(), why).await
             }
         }
+    }
+
+    /// Grants what the definition wishes for, if there is room, or says why not.
+    fn consider_resize(&mut self, pod: &Pod) -> std::io::Result<()> {
+        let shared = &self.shared;
+        let Some(mut allocation) = shared.allocations.get(&self.uid) else {
+            return shared.allocations.put(&self.uid, Allocation::of(pod));
+        };
+        let others = shared.others(&self.uid);
+        let others: Vec<&Pod> = others.iter().collect();
+        let offer = shared.node.borrow().offer.clone();
+        let pending = match resize::answer(pod, &allocation, &others, &offer) {
+            Answer::Nothing => None,
+            Answer::Granted => {
+                allocation.grant(pod);
+                let text = format!("Pod resize started: {}", allocation.shown(pod));
+                shared.allocations.put(&self.uid, allocation)?;
+                shared.event(pod, None, false, "ResizeStarted", &text);
+                shared.weigh();
+                shared.room();
+                None
+            }
+            Answer::Deferred(why) => Some(("Deferred".to_owned(), why)),
+            Answer::Infeasible(why) => Some(("Infeasible".to_owned(), why)),
+        };
+        shared.allocations.defer(
+            &self.uid,
+            pending.as_ref().is_some_and(|(reason, _)| reason == "Deferred"),
+        );
+        if let Some((reason, why)) = pending.as_ref().filter(|_| pending != self.resize.pending) {
+            shared.event(pod, None, true, &format!("Resize{reason}"), why);
+        }
+        self.resize.pending = pending;
+        Ok(())
     }
 
     fn transition(&mut self, pod: Option<&Pod>) {
@@ -273,6 +317,9 @@ impl Worker {
                 return Ok(Next::Again);
             }
             self.life = Life::Syncing;
+            if shared.allocations.get(&self.uid).is_none() {
+                shared.allocations.put(&self.uid, Allocation::of(pod))?;
+            }
         }
         let deadline = deadline(pod);
         if deadline.is_some_and(|d| d <= Instant::now()) {
@@ -291,7 +338,10 @@ impl Worker {
             return Ok(Next::Again);
         }
         self.note_waits(&subject, &plan, &observed);
-        let busy = !plan.start.is_empty() || !plan.stop.is_empty() || matches!(plan.sandbox, Sandbox::Create { .. });
+        let busy = !plan.update.is_empty()
+            || !plan.start.is_empty()
+            || !plan.stop.is_empty()
+            || matches!(plan.sandbox, Sandbox::Create { .. });
         let mut retry = None;
         if busy || self.stale || self.refresh.is_some_and(|at| at <= Instant::now()) {
             // What is true so far is told while the work goes on.
@@ -299,7 +349,7 @@ impl Worker {
                 write(&shared, pod, &observed, self.telling(Fate::Lives, false)),
                 perform(&shared, &subject, &plan, &observed, &self.inbox)
             );
-            retry = self.account(done);
+            retry = self.account(&subject, done)?;
             self.written = told?.or(self.written.take());
             observed = self.look().await?;
             self.probe(&subject, &observed);
@@ -328,6 +378,7 @@ impl Worker {
             words: &self.words,
             fate,
             terminating,
+            resize: &self.resize,
             written: self.written.as_ref(),
             revision: self.entry.as_ref().map_or(0, |e| e.revision),
         }
@@ -335,11 +386,13 @@ impl Worker {
 
     fn plan(&self, pod: &Pod, observed: &Observed) -> Plan {
         let health = self.shared.probes.health(&self.uid);
+        let allocation = self.shared.allocations.get(&self.uid);
         plan::plan(&Facts {
             pod,
             observed,
             backoff: &self.backoff,
             health: &health,
+            allocation: allocation.as_ref(),
             now: Instant::now(),
         })
     }
@@ -360,16 +413,8 @@ impl Worker {
     }
 
     fn judge(&self, pod: &Pod, offer: &Offer) -> Option<admit::Rejection> {
-        let all: Vec<Arc<Pod>> = self
-            .shared
-            .pods
-            .list()
-            .into_iter()
-            .filter(|e| *e.uid != *self.uid)
-            .filter_map(|e| e.typed().ok())
-            .filter(|p| !api::pod::is_terminal(p))
-            .collect();
-        let others: Vec<&Pod> = all.iter().map(|p| &**p).collect();
+        let all = self.shared.others(&self.uid);
+        let others: Vec<&Pod> = all.iter().collect();
         admit::admit(pod, &others, offer)
     }
 
@@ -431,8 +476,14 @@ impl Worker {
     }
 
     /// Takes in what the performing found out; when to try again what failed.
-    fn account(&mut self, done: Done) -> Option<Instant> {
+    fn account(&mut self, subject: &Subject<'_>, done: Done) -> std::io::Result<Option<Instant>> {
         let now = Instant::now();
+        let started = done
+            .started
+            .iter()
+            .filter(|(_, r)| r.is_ok())
+            .map(|(s, _)| s.name.as_str());
+        self.applied(subject, &done.updated, started)?;
         if let Some(prepared) = done.volumes {
             self.refresh = prepared.refresh;
             self.stale = false;
@@ -463,7 +514,44 @@ impl Worker {
             let at = now + retry(self.failures);
             retry_at = Some(retry_at.map_or(at, |r| r.min(at)));
         }
-        retry_at
+        Ok(retry_at)
+    }
+
+    /// Writes down which containers have what they were granted.
+    fn applied<'a>(
+        &mut self,
+        subject: &Subject<'_>,
+        updated: &'a [(String, Result<(), String>)],
+        started: impl Iterator<Item = &'a str>,
+    ) -> std::io::Result<()> {
+        let shared = &self.shared;
+        let Some(before) = shared.allocations.get(&self.uid) else {
+            return Ok(());
+        };
+        let mut after = before.clone();
+        let done = updated.iter().filter(|(_, r)| r.is_ok()).map(|(name, _)| name.as_str());
+        for name in done.chain(started) {
+            after.apply_one(name);
+        }
+        let error = updated.iter().find_map(|(_, r)| r.as_ref().err().cloned());
+        let complete = after.applied == after.granted;
+        self.resize.progress = match error {
+            Some(error) => {
+                if self.resize.progress.as_ref() != Some(&error) {
+                    shared.event(subject.pod, None, true, "ResizeError", &error);
+                }
+                Some(error)
+            }
+            None => None,
+        };
+        if after == before {
+            return Ok(());
+        }
+        if complete {
+            let text = format!("Pod resize completed: {}", after.shown(subject.pod));
+            shared.event(subject.pod, None, false, "ResizeCompleted", &text);
+        }
+        shared.allocations.put(&self.uid, after)
     }
 
     async fn remove_old(&self, plan: &Plan) {
@@ -575,6 +663,7 @@ impl Worker {
 
     /// What belongs to the pod besides containers and logs.
     fn free(&self) -> Result<(), daemon::BoxError> {
+        self.shared.allocations.forget(&self.uid);
         self.shared.volumes.remove(&self.uid)?;
         if self.shared.config.cgroups_per_qos {
             self.shared.cgroups.remove_pod(&self.uid)?;
@@ -590,6 +679,7 @@ impl Worker {
             self.deleted = true;
         }
         if !(deleting || self.gone || orphan) {
+            self.shared.room();
             // Ended, and kept by the API: its logs stay readable.
             return Ok(Next::Wait(None));
         }
@@ -668,6 +758,7 @@ struct Telling<'a> {
     words: &'a HashMap<String, String>,
     fate: Fate,
     terminating: bool,
+    resize: &'a Told,
     /// As in the worker.
     written: Option<&'a (u64, PodStatus)>,
     revision: u64,
@@ -690,6 +781,12 @@ async fn write(
         .filter(|(revision, _)| *revision > telling.revision)
         .map(|(_, status)| status);
     let old = ahead.cloned().or_else(|| pod.status.clone()).unwrap_or_default();
+    let allocation = shared.allocations.get(uid);
+    let mut told = telling.resize.clone();
+    let under_way = allocation.as_ref().is_some_and(|a| a.under_way(observed));
+    if under_way && told.progress.is_none() {
+        told.progress = Some(String::new());
+    }
     let view = View {
         pod,
         old: &old,
@@ -701,6 +798,8 @@ async fn write(
         messages: telling.words,
         terminating: telling.terminating,
         runtime: &runtime,
+        resize: &told,
+        allocation: allocation.as_ref(),
         now: Timestamp::now(),
     };
     let next = status::status(&view);
