@@ -16,6 +16,8 @@ mod endings;
 mod helm;
 #[path = "one_node/ownership.rs"]
 mod ownership;
+#[path = "one_node/pods.rs"]
+mod pods;
 #[path = "one_node/refusals.rs"]
 mod refusals;
 #[path = "one_node/samples.rs"]
@@ -51,6 +53,7 @@ fn main() -> std::process::ExitCode {
         usage::SCENARIOS,
         ownership::SCENARIOS,
         helm::SCENARIOS,
+        pods::SCENARIOS,
     ]
     .concat();
     let first = libtest_mimic::run(&arguments, trials(&node, &together));
