@@ -153,7 +153,7 @@ fn ready_since(pod: &Pod) -> Option<Timestamp> {
 }
 
 /// Orders pods by who can go first. Upstream: controller.ActivePodsWithRanks (1.36).
-fn expendable(a: &Pod, b: &Pod, neighbours: &HashMap<String, usize>, now: Timestamp) -> std::cmp::Ordering {
+pub(super) fn expendable(a: &Pod, b: &Pod, neighbours: &HashMap<String, usize>, now: Timestamp) -> std::cmp::Ordering {
     let phase = |pod: &Pod| match pod::phase(pod) {
         "Pending" | "" => 0,
         "Unknown" => 1,

@@ -26,7 +26,7 @@ use crate::context::{Context, Key, enqueue_each, enqueue_owner};
 use crate::guard::Guard;
 use crate::pods::{Hands, claim, from_template, selects};
 use crate::{Error, is_conflict, is_gone};
-use plan::{Observed, Plan, plan};
+use plan::{New, Observed, Plan, plan};
 
 struct Controller {
     context: Context,
@@ -139,7 +139,7 @@ impl Controller {
         }
         let deleted = hands.delete(plan.delete.iter().map(|pod| &**pod)).await;
         let (made, failed) = hands
-            .create(plan.create.iter().map(|index| new_pod(job, *index)).collect())
+            .create(plan.create.iter().map(|new| new_pod(job, *new)).collect())
             .await;
         let made = i32::try_from(made).unwrap_or(i32::MAX);
         if made > 0 {
@@ -201,7 +201,7 @@ impl Controller {
     }
 }
 
-fn new_pod(job: &Job, index: Option<i32>) -> Pod {
+fn new_pod(job: &Job, new: New) -> Pod {
     let name = job.metadata.name.as_deref().unwrap_or_default();
     let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
     let template = job.spec.clone().unwrap_or_default().template;
@@ -210,17 +210,21 @@ fn new_pod(job: &Job, index: Option<i32>) -> Pod {
         .finalizers
         .get_or_insert_default()
         .push(JOB_TRACKING.to_owned());
-    let Some(index) = index else { return pod };
+    let Some(index) = new.index else { return pod };
     let text = index.to_string();
     pod.metadata.generate_name = Some(format!("{name}-{index}-"));
     pod.metadata
         .labels
         .get_or_insert_default()
         .insert(JOB_COMPLETION_INDEX.to_owned(), text.clone());
-    pod.metadata
-        .annotations
-        .get_or_insert_default()
-        .insert(JOB_COMPLETION_INDEX.to_owned(), text);
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    annotations.insert(JOB_COMPLETION_INDEX.to_owned(), text);
+    if let Some((failures, ignored)) = new.failures {
+        annotations.insert(tally::FAILURES.to_owned(), failures.to_string());
+        if ignored > 0 {
+            annotations.insert(tally::IGNORED.to_owned(), ignored.to_string());
+        }
+    }
     if let Some(spec) = &mut pod.spec {
         spec.hostname.get_or_insert_with(|| format!("{name}-{index}"));
         let containers = spec.init_containers.iter_mut().flatten().chain(&mut spec.containers);

@@ -1,6 +1,6 @@
 //! What a Job does next. Upstream: job/job_controller.go (1.36).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +11,10 @@ use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus, Uncount
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::tally::{Tally, index, is_indexed, tally, waits_for_the_end};
+use super::tally::{End, Tally, end, failures_with, index, is_indexed, tally, waits_for_the_end};
 use super::{Said, indexes};
+use crate::pods::BURST;
+use crate::workloads::replicaset::expendable;
 
 /// The pause after a failure, doubled with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
@@ -26,6 +28,15 @@ pub(super) struct Observed<'a> {
     pub(super) now: Timestamp,
 }
 
+/// A pod to make.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct New {
+    /// Its completion index, in an indexed Job.
+    pub(super) index: Option<i32>,
+    /// How often its index has failed before, where each has its own limit: those that count, and those that do not.
+    pub(super) failures: Option<(u32, u32)>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) status: JobStatus,
@@ -34,8 +45,7 @@ pub(super) struct Plan {
     /// Pods to let go of.
     pub(super) free: Vec<Arc<Pod>>,
     pub(super) delete: Vec<Arc<Pod>>,
-    /// Pods to make, with their completion index.
-    pub(super) create: Vec<Option<i32>>,
+    pub(super) create: Vec<New>,
     pub(super) events: Vec<Said>,
     pub(super) look_again: Option<Duration>,
 }
@@ -52,7 +62,14 @@ pub(super) fn plan(observed: &Observed<'_>) -> Plan {
         status: before.clone(),
         ..Plan::default()
     };
-    let tally = tally(job, spec, pods, *now);
+    let over = if is(&before, "FailureTarget") || is(&before, "Failed") {
+        Some(End::Failure)
+    } else if is(&before, "SuccessCriteriaMet") || is(&before, "Complete") {
+        Some(End::Success)
+    } else {
+        None
+    };
+    let tally = tally(job, spec, pods, over, *now);
     if is(&before, "Complete") || is(&before, "Failed") {
         // Nothing is counted any more; pods that came late only have to be let go.
         plan.free = tally.free;
@@ -64,8 +81,13 @@ pub(super) fn plan(observed: &Observed<'_>) -> Plan {
     }
     plan.note_suspension(spec, suspended, *now);
     plan.judge(spec, &tally, *now);
-    plan.act(job, spec, &tally, suspended, *now);
+    let dropped = plan.act(job, spec, &tally, suspended, *now);
     plan.count(&before, spec, tally);
+    if dropped {
+        // Nobody is to blame for their end: they are let go before they are deleted, and not counted.
+        let tracked = plan.delete.iter().filter(|pod| super::tally::is_tracked(pod)).cloned();
+        plan.free.extend(tracked);
+    }
     plan.finish(job, *now);
     plan
 }
@@ -129,6 +151,16 @@ impl Plan {
             Some(("BackoffLimitExceeded", "Job has reached the specified backoff limit"))
         } else if over {
             Some(("DeadlineExceeded", "Job was active longer than specified deadline"))
+        } else if spec
+            .max_failed_indexes
+            .is_some_and(|most| count(tally.broken.len()) > most)
+        {
+            let text = "Job has exceeded the specified maximal number of failed indexes";
+            Some(("MaxFailedIndexesExceeded", text))
+        } else if !tally.broken.is_empty()
+            && count(tally.broken.len() + tally.completed.len()) >= spec.completions.unwrap_or(i32::MAX)
+        {
+            Some(("FailedIndexes", "Job has failed indexes"))
         } else {
             None
         };
@@ -136,25 +168,31 @@ impl Plan {
             self.set("FailureTarget", "True", reason, message, now);
             return;
         }
-        let complete = match spec.completions {
+        if let Some(text) = meets_policy(spec, &tally.completed) {
+            self.set("SuccessCriteriaMet", "True", "SuccessPolicy", &text, now);
+            return;
+        }
+        let enough = match spec.completions {
             Some(wanted) => tally.succeeded >= wanted,
             // A work queue: one success says that all the work is done, when the others have ended too.
-            None => tally.succeeded > 0 && tally.active.is_empty() && tally.terminating == 0,
+            None => tally.succeeded > 0 && tally.terminating == 0,
         };
+        let complete = enough && tally.active.is_empty();
         if complete {
             let text = "Reached expected number of succeeded pods";
             self.set("SuccessCriteriaMet", "True", "CompletionsReached", text, now);
         }
     }
 
-    fn act(&mut self, job: &Job, spec: &JobSpec, tally: &Tally, suspended: bool, now: Timestamp) {
+    /// Makes what is missing and deletes what is too much. Says whether what it deletes is dropped for no fault of its own.
+    fn act(&mut self, job: &Job, spec: &JobSpec, tally: &Tally, suspended: bool, now: Timestamp) -> bool {
         let decided = is(&self.status, "FailureTarget") || is(&self.status, "SuccessCriteriaMet");
         if decided || suspended {
             self.delete = tally.active.clone();
-            return;
+            return !decided;
         }
         if job.metadata.deletion_timestamp.is_some() {
-            return;
+            return false;
         }
         let parallelism = spec.parallelism.unwrap_or(1);
         let wanted = match spec.completions {
@@ -163,37 +201,55 @@ impl Plan {
             None => parallelism,
         };
         let wanted = usize::try_from(wanted).unwrap_or(0);
-        if tally.active.len() > wanted {
-            let mut active = tally.active.clone();
-            active.sort_by_key(|pod| {
-                (
-                    pod::node_name(pod).is_some(),
-                    pod::phase(pod) == "Running",
-                    pod::is_ready(pod),
-                )
-            });
-            active.truncate(tally.active.len() - wanted);
-            self.delete = active;
-            return;
+        self.delete = surplus(spec, tally, wanted, now);
+        if !self.delete.is_empty() {
+            return true;
         }
         // A pod that is going still does its work under this policy.
         let going = if waits_for_the_end(spec) { tally.terminating } else { 0 };
-        let missing = wanted.saturating_sub(tally.active.len() + going);
+        let missing = wanted.saturating_sub(tally.active.len() + going).min(BURST);
         if missing == 0 {
-            return;
+            return false;
+        }
+        if spec.backoff_limit_per_index.is_some() {
+            self.create_per_index(spec, tally, missing, now);
+            return false;
         }
         if let Some(pause) = pause(tally, now) {
-            self.look_again = Some(self.look_again.map_or(pause, |look| look.min(pause)));
-            return;
-        }
-        if is_indexed(spec) {
-            let taken: BTreeSet<i32> = tally.active.iter().filter_map(|pod| index(pod)).collect();
-            let all = 0..spec.completions.unwrap_or(0);
-            let free = all.filter(|index| !taken.contains(index) && !tally.completed.contains(index));
-            self.create = free.take(missing).map(Some).collect();
+            self.wait(pause);
+        } else if is_indexed(spec) {
+            let free = pending_indexes(spec, tally).take(missing);
+            self.create = free
+                .map(|index| New {
+                    index: Some(index),
+                    failures: None,
+                })
+                .collect();
         } else {
-            self.create = vec![None; missing];
+            self.create = vec![New::default(); missing];
         }
+        false
+    }
+
+    /// Each index waits for its own pause after its own failures.
+    fn create_per_index(&mut self, spec: &JobSpec, tally: &Tally, missing: usize, now: Timestamp) {
+        let chosen: Vec<i32> = pending_indexes(spec, tally).take(missing).collect();
+        for index in chosen {
+            let last = tally.waiting.get(&index);
+            let failures = last.map_or((0, 0), |last| failures_with(spec, last));
+            let times = usize::try_from(failures.0 + failures.1).unwrap_or(usize::MAX);
+            match last.and_then(|last| pause_after(times, end(last, now), now)) {
+                Some(pause) => self.wait(pause),
+                None => self.create.push(New {
+                    index: Some(index),
+                    failures: Some(failures),
+                }),
+            }
+        }
+    }
+
+    fn wait(&mut self, pause: Duration) {
+        self.look_again = Some(self.look_again.map_or(pause, |look| look.min(pause)));
     }
 
     fn count(&mut self, before: &JobStatus, spec: &JobSpec, tally: Tally) {
@@ -216,6 +272,9 @@ impl Plan {
             let text = indexes::print(&tally.completed);
             self.status.completed_indexes = Some(text).filter(|text| !text.is_empty());
         }
+        if spec.backoff_limit_per_index.is_some() {
+            self.status.failed_indexes = Some(indexes::print(&tally.broken));
+        }
         self.status.uncounted_terminated_pods = Some(tally.uncounted);
         self.free = tally.free;
         let counts = |status: &JobStatus| {
@@ -223,6 +282,7 @@ impl Plan {
                 status.succeeded,
                 status.failed,
                 status.completed_indexes.clone(),
+                status.failed_indexes.clone(),
                 status.uncounted_terminated_pods.clone(),
             )
         };
@@ -245,9 +305,17 @@ impl Plan {
             self.set("Failed", "True", &reason, &message, now);
             self.events.push((EventType::Warning, event_reason(&reason), message));
         } else if target("SuccessCriteriaMet").is_some_and(|target| target.status == "True") {
-            let text = "Reached expected number of succeeded pods";
-            self.set("Complete", "True", "CompletionsReached", text, now);
+            let why = target("SuccessCriteriaMet").unwrap_or_default();
+            let (reason, text) = (why.reason.unwrap_or_default(), why.message.unwrap_or_default());
+            self.set("Complete", "True", &reason, &text, now);
             self.status.completion_time = Some(Time(now));
+            let spec = job.spec.as_ref();
+            let wanted = spec.and_then(|spec| spec.completions).unwrap_or(i32::MAX);
+            if self.status.succeeded.unwrap_or(0) > wanted {
+                let text = "Too many succeeded pods running after completion count reached";
+                self.events
+                    .push((EventType::Warning, "TooManySucceededPods", text.to_owned()));
+            }
             self.events
                 .push((EventType::Normal, "Completed", "Job completed".to_owned()));
         } else {
@@ -266,6 +334,8 @@ fn event_reason(reason: &str) -> &'static str {
     match reason {
         "DeadlineExceeded" => "DeadlineExceeded",
         "PodFailurePolicy" => "PodFailurePolicy",
+        "MaxFailedIndexesExceeded" => "MaxFailedIndexesExceeded",
+        "FailedIndexes" => "FailedIndexes",
         _ => "BackoffLimitExceeded",
     }
 }
@@ -298,10 +368,76 @@ fn restarts_too_often(spec: &JobSpec, tally: &Tally, limit: i32) -> bool {
 /// How long to wait after failures before the next pod; nothing when that time is over.
 fn pause(tally: &Tally, now: Timestamp) -> Option<Duration> {
     let last = tally.failures.iter().max()?;
-    let times = u32::try_from(tally.failures.len() - 1).unwrap_or(u32::MAX).min(10);
-    let pause = (FIRST_PAUSE * 2u32.pow(times)).min(LAST_PAUSE);
-    let left: Duration = (*last + pause).duration_since(now).try_into().unwrap_or(Duration::ZERO);
+    pause_after(tally.failures.len(), *last, now)
+}
+
+/// What is left of the pause after so many failures, of which the last was then.
+fn pause_after(times: usize, last: Timestamp, now: Timestamp) -> Option<Duration> {
+    let doublings = u32::try_from(times.checked_sub(1)?).unwrap_or(u32::MAX).min(10);
+    let pause = (FIRST_PAUSE * 2u32.pow(doublings)).min(LAST_PAUSE);
+    let left: Duration = (last + pause).duration_since(now).try_into().unwrap_or(Duration::ZERO);
     (!left.is_zero()).then_some(left)
+}
+
+fn count(length: usize) -> i32 {
+    i32::try_from(length).unwrap_or(i32::MAX)
+}
+
+/// The indexes that want a pod, from the lowest.
+fn pending_indexes(spec: &JobSpec, tally: &Tally) -> impl Iterator<Item = i32> {
+    let mut taken: BTreeSet<i32> = tally.active.iter().filter_map(|pod| index(pod)).collect();
+    taken.extend(&tally.completed);
+    taken.extend(&tally.broken);
+    if waits_for_the_end(spec) {
+        taken.extend(&tally.going);
+    }
+    (0..spec.completions.unwrap_or(0)).filter(move |index| !taken.contains(index))
+}
+
+/// The active pods beyond those that are wanted: first those of no index or of one that another pod has, then those that
+/// are the least use. Upstream: job_controller.go, activePodsForRemoval (1.36).
+fn surplus(spec: &JobSpec, tally: &Tally, wanted: usize, now: Timestamp) -> Vec<Arc<Pod>> {
+    let nowhere = HashMap::new();
+    let mut left = tally.active.clone();
+    left.sort_by(|a, b| expendable(a, b, &nowhere, now));
+    let mut gone = Vec::new();
+    if is_indexed(spec) {
+        let completions = spec.completions.unwrap_or(0);
+        let mut seen = BTreeSet::new();
+        // The most useful pod of an index stays.
+        let (stay, go): (Vec<_>, Vec<_>) = left
+            .into_iter()
+            .rev()
+            .partition(|pod| index(pod).is_some_and(|index| index < completions && seen.insert(index)));
+        left = stay.into_iter().rev().collect();
+        gone = go;
+    }
+    let more = tally.active.len().saturating_sub(wanted).saturating_sub(gone.len());
+    gone.extend(left.into_iter().take(more));
+    gone.truncate(BURST);
+    gone
+}
+
+/// The first rule for success that the completed indexes meet, if any. Upstream: job/success_policy.go (1.36).
+fn meets_policy(spec: &JobSpec, completed: &BTreeSet<i32>) -> Option<String> {
+    let completions = spec.completions?;
+    let rules = spec.success_policy.iter().flat_map(|policy| &policy.rules);
+    for (at, rule) in rules.enumerate() {
+        let met = match &rule.succeeded_indexes {
+            Some(text) => {
+                let listed = indexes::parse(text, completions);
+                let done = listed.intersection(completed).count();
+                count(done) >= rule.succeeded_count.unwrap_or(count(listed.len()))
+            }
+            None => rule
+                .succeeded_count
+                .is_some_and(|wanted| count(completed.len()) >= wanted),
+        };
+        if met {
+            return Some(format!("Matched rules at index {at}"));
+        }
+    }
+    None
 }
 
 #[cfg(test)]

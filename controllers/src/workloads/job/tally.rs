@@ -3,8 +3,11 @@
 //! A pod of a Job carries a finalizer. When it ended, its UID is written into the Job's status (`uncounted`); then the
 //! finalizer is taken off; when that is seen, the UID becomes one more in a counter. At every moment the sum is right,
 //! whatever is restarted in between. Pods with a completion index that succeed are counted by their index instead.
+//!
+//! Where each index has its own limit of failures, a pod says how often its index has failed before. The last failed pod
+//! of an index is therefore not let go until another has taken its number over. Upstream: job/indexed_job_utils.go (1.36).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::names::well_known::{JOB_COMPLETION_INDEX, JOB_TRACKING};
@@ -14,6 +17,14 @@ use k8s_openapi::api::batch::v1::{Job, JobSpec, JobStatus, PodFailurePolicyRule,
 use k8s_openapi::api::core::v1::Pod;
 
 use super::indexes;
+
+/// On pods of Jobs that limit the failures of each index: how often the index has failed before, and how often it has
+/// failed in a way that does not count.
+pub(super) const FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
+pub(super) const IGNORED: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
+
+/// So many pods at most wait in the status to be counted: it must not grow without end.
+const MOST_UNCOUNTED: usize = 500;
 
 /// What is known of a Job's pods after counting.
 #[derive(Debug, Default)]
@@ -25,6 +36,12 @@ pub(super) struct Tally {
     pub(super) succeeded: i32,
     pub(super) failed: i32,
     pub(super) completed: BTreeSet<i32>,
+    /// The indexes that have failed for good, where each has its own limit.
+    pub(super) broken: BTreeSet<i32>,
+    /// The last failed pod of each index that is to be tried again.
+    pub(super) waiting: BTreeMap<i32, Arc<Pod>>,
+    /// The indexes of pods that are going but have not ended.
+    pub(super) going: BTreeSet<i32>,
     /// Counted, and may go once the status is written.
     pub(super) free: Vec<Arc<Pod>>,
     pub(super) uncounted: UncountedTerminatedPods,
@@ -50,7 +67,7 @@ pub(super) fn index(pod: &Pod) -> Option<i32> {
         .ok()
 }
 
-fn is_tracked(pod: &Pod) -> bool {
+pub(super) fn is_tracked(pod: &Pod) -> bool {
     pod.metadata
         .finalizers
         .iter()
@@ -66,7 +83,69 @@ pub(super) fn waits_for_the_end(spec: &JobSpec) -> bool {
     }
 }
 
-pub(super) fn tally(job: &Job, spec: &JobSpec, pods: &[Arc<Pod>], now: Timestamp) -> Tally {
+/// The number that an annotation of a pod says.
+fn number(pod: &Pod, key: &str) -> u32 {
+    let annotations = pod.metadata.annotations.as_ref();
+    let text = annotations.and_then(|annotations| annotations.get(key));
+    text.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// How often an index had failed when this pod of it had failed: those that count and those that do not.
+pub(super) fn failures_with(spec: &JobSpec, pod: &Pod) -> (u32, u32) {
+    let (failures, ignored) = (number(pod, FAILURES), number(pod, IGNORED));
+    match judge(spec, pod) {
+        Verdict::Ignore => (failures, ignored + 1),
+        Verdict::Count | Verdict::Break | Verdict::Fatal(_) => (failures + 1, ignored),
+    }
+}
+
+/// Whether the pod counts as failed. One that is being deleted may never get as far as to say so.
+fn is_failed(spec: &JobSpec, pod: &Pod) -> bool {
+    let gone = pod::is_deleting(pod) && pod::phase(pod) != "Succeeded" && !waits_for_the_end(spec);
+    pod::phase(pod) == "Failed" || gone
+}
+
+/// Whether this failure is the last of its index.
+fn breaks_index(spec: &JobSpec, pod: &Pod) -> bool {
+    let limit = u32::try_from(spec.backoff_limit_per_index.unwrap_or(i32::MAX)).unwrap_or(0);
+    match judge(spec, pod) {
+        Verdict::Break => true,
+        Verdict::Ignore => false,
+        Verdict::Count | Verdict::Fatal(_) => number(pod, FAILURES) >= limit,
+    }
+}
+
+impl Tally {
+    /// Looks at the failures of each index. The completed indexes are known already.
+    fn look_at_indexes(&mut self, spec: &JobSpec, pods: &[Arc<Pod>], completions: i32, now: Timestamp) {
+        let failed: Vec<_> = pods
+            .iter()
+            .filter(|pod| is_failed(spec, pod))
+            .filter_map(|pod| Some((index(pod).filter(|index| *index < completions)?, pod)))
+            .collect();
+        let broken = failed
+            .iter()
+            .filter(|(_, pod)| is_tracked(pod) && breaks_index(spec, pod));
+        self.broken.extend(broken.map(|(index, _)| *index));
+        let active: BTreeSet<i32> = self.active.iter().filter_map(|pod| index(pod)).collect();
+        let all = |pod: &Pod| number(pod, FAILURES) + number(pod, IGNORED);
+        for (index, pod) in failed {
+            if self.completed.contains(&index) || self.broken.contains(&index) || active.contains(&index) {
+                continue;
+            }
+            let later = self
+                .waiting
+                .get(&index)
+                .is_none_or(|last| all(last) <= all(pod) && end(last, now) <= end(pod, now));
+            if later {
+                self.waiting.insert(index, pod.clone());
+            }
+        }
+    }
+}
+
+/// Counts the pods. `over` says that the Job's end is decided, and whether as a failure.
+pub(super) fn tally(job: &Job, spec: &JobSpec, pods: &[Arc<Pod>], over: Option<End>, now: Timestamp) -> Tally {
     let status: JobStatus = job.status.clone().unwrap_or_default();
     let before = status.uncounted_terminated_pods.unwrap_or_default();
     let completions = spec.completions.unwrap_or(i32::MAX);
@@ -89,48 +168,63 @@ pub(super) fn tally(job: &Job, spec: &JobSpec, pods: &[Arc<Pod>], now: Timestamp
     let mut last_success: Option<Timestamp> = None;
     let mut ended: Vec<Timestamp> = Vec::new();
     for pod in pods {
-        let uid = pod.metadata.uid.clone().unwrap_or_default();
-        let deleting = pod::is_deleting(pod);
-        let has_succeeded = pod::phase(pod) == "Succeeded";
-        let has_failed = pod::phase(pod) == "Failed" || (deleting && !has_succeeded && !waits_for_the_end(spec));
-        if deleting && !pod::is_terminal(pod) {
+        if pod::is_deleting(pod) && !pod::is_terminal(pod) {
             tally.terminating += 1;
+            tally.going.extend(index(pod));
         } else if pod::is_active(pod) {
             tally.active.push(pod.clone());
             tally.ready += usize::from(pod::is_ready(pod));
         }
+    }
+    if is_indexed(spec) {
+        let done = pods
+            .iter()
+            .filter(|pod| pod::phase(pod) == "Succeeded" && is_tracked(pod));
+        let done = done.filter_map(|pod| index(pod)).filter(|index| *index < completions);
+        tally.completed.extend(done);
+    }
+    if spec.backoff_limit_per_index.is_some() {
+        let broken = status.failed_indexes.as_deref().unwrap_or_default();
+        tally.broken = indexes::parse(broken, completions);
+        tally.look_at_indexes(spec, pods, completions, now);
+    }
+    let let_go = over.is_some() || job.metadata.deletion_timestamp.is_some();
+    for pod in pods {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let has_succeeded = pod::phase(pod) == "Succeeded";
+        let has_failed = is_failed(spec, pod);
         if has_succeeded {
             last_success = last_success.max(Some(end(pod, now)));
         }
         if has_failed {
             ended.push(end(pod, now));
+            if let Verdict::Fatal(why) = judge(spec, pod) {
+                tally.fatal.get_or_insert(why);
+            }
         }
-        if !is_tracked(pod) {
+        if !is_tracked(pod) || succeeded.len() + failed.len() >= MOST_UNCOUNTED {
+            continue;
+        }
+        // The next pod of its index will take its number of failures over.
+        let needed = index(pod)
+            .and_then(|index| tally.waiting.get(&index))
+            .is_some_and(|last| last.metadata.uid == pod.metadata.uid);
+        if !let_go && !has_succeeded && (!has_failed || needed) {
             continue;
         }
         if has_succeeded {
-            match index(pod).filter(|_| is_indexed(spec)) {
-                Some(index) if index < completions => drop(tally.completed.insert(index)),
-                // An index that the Job has not: it ended for nothing.
-                Some(_) => {}
-                None if is_indexed(spec) => {}
-                None if succeeded.contains(&uid) => {}
-                None => succeeded.push(uid),
+            if !is_indexed(spec) && !succeeded.contains(&uid) {
+                succeeded.push(uid);
             }
-            tally.free.push(pod.clone());
-        } else if has_failed {
-            if !failed.contains(&uid) {
-                match judge(spec, pod) {
-                    Verdict::Count => failed.push(uid),
-                    Verdict::Ignore => {}
-                    Verdict::Fatal(why) => {
-                        tally.fatal.get_or_insert(why);
-                        failed.push(uid);
-                    }
-                }
+        } else if has_failed || over == Some(End::Failure) {
+            // What still runs when the Job has failed has failed too.
+            let meant = !is_indexed(spec) || index(pod).is_some_and(|index| index < completions);
+            let counts = !matches!(judge(spec, pod), Verdict::Ignore);
+            if meant && counts && !failed.contains(&uid) {
+                failed.push(uid);
             }
-            tally.free.push(pod.clone());
         }
+        tally.free.push(pod.clone());
     }
     tally.failures = ended
         .into_iter()
@@ -151,8 +245,15 @@ pub(super) fn tally(job: &Job, spec: &JobSpec, pods: &[Arc<Pod>], now: Timestamp
     tally
 }
 
+/// How a Job's end is decided, before it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Success,
+    Failure,
+}
+
 /// When a pod ended.
-fn end(pod: &Pod, now: Timestamp) -> Timestamp {
+pub(super) fn end(pod: &Pod, now: Timestamp) -> Timestamp {
     let statuses = pod
         .status
         .iter()
@@ -164,6 +265,8 @@ fn end(pod: &Pod, now: Timestamp) -> Timestamp {
 
 enum Verdict {
     Count,
+    /// It counts, and its index is not tried again.
+    Break,
     Ignore,
     Fatal(String),
 }
@@ -176,6 +279,7 @@ fn judge(spec: &JobSpec, pod: &Pod) -> Verdict {
         return match rule.action.as_str() {
             "FailJob" => Verdict::Fatal(why),
             "Ignore" => Verdict::Ignore,
+            "FailIndex" if spec.backoff_limit_per_index.is_some() => Verdict::Break,
             _ => Verdict::Count,
         };
     }
