@@ -14,5 +14,6 @@ pub mod owner;
 pub mod pod;
 pub mod quantity;
 pub mod selector;
+pub mod volume;
 
 pub use quantity::Quantity;

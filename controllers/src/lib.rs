@@ -11,8 +11,10 @@ pub mod identity;
 pub mod network;
 pub mod nodes;
 pub mod pods;
+pub mod policy;
 pub mod runner;
 pub mod table;
+pub mod volumes;
 pub mod workloads;
 
 pub use config::Config;

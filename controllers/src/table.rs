@@ -6,7 +6,7 @@ use std::pin::Pin;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
-use crate::{Error, cleanup, identity, network, nodes, workloads};
+use crate::{Error, cleanup, identity, network, nodes, policy, volumes, workloads};
 
 type Start = fn(Context, CancellationToken) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
@@ -60,6 +60,11 @@ pub const TABLE: &[Row] = rows! {
     "node-lifecycle-controller" "node-controller" "node-controller" => nodes::lifecycle::start;
     "taint-eviction-controller" "node-controller" "taint-eviction-controller" => nodes::eviction::start;
     "node-ipam-controller" "node-controller" "cidrAllocator" => nodes::ipam::start;
+    "persistentvolume-binder-controller" "persistent-volume-binder" "persistentvolume-controller" => volumes::binder::start;
+    "persistentvolumeclaim-protection-controller" "pvc-protection-controller" "pvc-protection-controller" => volumes::protection::start_claims;
+    "persistentvolume-protection-controller" "pv-protection-controller" "pv-protection-controller" => volumes::protection::start_volumes;
+    "disruption-controller" "disruption-controller" "controllermanager" => policy::disruption::start;
+    "ephemeral-volume-controller" "ephemeral-volume-controller" "ephemeral_volume" => volumes::ephemeral::start;
 };
 
 #[cfg(test)]

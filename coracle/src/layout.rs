@@ -71,6 +71,10 @@ impl Layout {
     pub(crate) fn containerd_log(&self) -> PathBuf {
         self.log.join("containerd.log")
     }
+    /// Directories that stand behind persistent volumes.
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.data.join("volumes")
+    }
     pub(crate) fn cni_config(&self) -> PathBuf {
         self.data.join("cni")
     }

@@ -31,7 +31,7 @@ use pods::{
 };
 use resources::cgroups::{Cgroups, Driver};
 use runtime::{Runtime, cri::Cri, events};
-use volumes::{Volumes, objects::Objects, tokens::Tokens};
+use volumes::{Volumes, claims::Claims, objects::Objects, tokens::Tokens};
 
 /// All end the part, which its supervisor starts again; containers run on.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +125,12 @@ pub async fn run_with(
         )
     };
     let shared = Arc::new(Shared {
-        volumes: Volumes::new(config.root_dir.clone(), objects, Tokens::new(client.clone())),
+        volumes: Volumes::new(
+            config.root_dir.clone(),
+            objects,
+            Tokens::new(client.clone()),
+            Claims::new(client.clone()),
+        ),
         images: Images::new(runtime.clone(), client.clone(), config.parallel_pulls),
         config: config.clone(),
         runtime: runtime.clone(),

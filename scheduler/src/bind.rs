@@ -10,12 +10,14 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::pod::Pod;
+use crate::volumes::{self, Choice};
 
 /// Writes what was decided.
 #[derive(Clone)]
 pub struct Binder {
     client: kube::Client,
     events: Recorder,
+    volumes: volumes::Writer,
 }
 
 impl std::fmt::Debug for Binder {
@@ -33,11 +35,24 @@ pub enum Error {
     /// May be tried again.
     #[error("the API did not take the binding")]
     Api(#[source] Box<kube::Error>),
+    /// May be decided again.
+    #[error("the pod's claims were not served")]
+    Volumes(#[from] volumes::Error),
 }
 
 impl Binder {
-    pub fn new(client: kube::Client, events: Recorder) -> Self {
-        Binder { client, events }
+    pub fn new(client: kube::Client, events: Recorder, volumes: volumes::Writer) -> Self {
+        Binder {
+            client,
+            events,
+            volumes,
+        }
+    }
+
+    /// Has the pod's claims served on the node, then binds it.
+    pub async fn place(&self, pod: &Pod, node: &str, choices: &[Choice]) -> Result<(), Error> {
+        self.volumes.serve(pod, node, choices).await?;
+        self.bind(pod, node).await
     }
 
     /// Binds the pod to the node.

@@ -8,6 +8,7 @@ use api::pod::HostPort;
 use k8s_openapi::api::core::v1 as core;
 
 use crate::pod::{Amounts, Pod};
+use crate::volumes::{Promises, Source};
 
 /// A node and what is taken of it.
 #[derive(Debug, Default)]
@@ -35,6 +36,9 @@ pub struct Cluster {
     places: HashMap<Arc<str>, usize>,
     /// By UID: the pod and whether its place is only assumed.
     pods: HashMap<Arc<str>, (Arc<Pod>, Arc<str>, bool)>,
+    /// What there is of claims and volumes; nothing where nobody watches them.
+    pub storage: Option<Arc<dyn Source>>,
+    pub promises: Promises,
 }
 
 impl Cluster {
@@ -154,6 +158,15 @@ impl Cluster {
     pub fn forget(&mut self, uid: &str) -> Option<Arc<str>> {
         let (_, _, assumed) = self.pods.get(uid)?;
         if *assumed { self.displace(uid) } else { None }
+    }
+
+    /// Every pod that has a place.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values().map(|(pod, ..)| &**pod)
+    }
+
+    pub fn storage(&self) -> Option<&dyn Source> {
+        self.storage.as_deref()
     }
 
     /// Whether the pod has a place, assumed or certain.

@@ -17,6 +17,12 @@ pub enum Decision {
 
 /// Decides. `turn` rotates the start, so that equals take turns.
 pub fn decide(pod: &Pod, cluster: &Cluster, rules: &Rules, turn: usize) -> Decision {
+    if let Some(why) = rules.filters.iter().find_map(|filter| filter.refuse(pod, cluster)) {
+        return Decision::Nowhere(match cluster.known() {
+            0 => message(0, &BTreeMap::new()),
+            total => format!("0/{total} nodes are available: {why}."),
+        });
+    }
     let checks: Vec<Check<'_>> = rules
         .filters
         .iter()

@@ -13,6 +13,7 @@ use crate::cycle;
 use crate::pod::Pod;
 use crate::queue::Queue;
 use crate::rules::Rules;
+use crate::volumes::Listed;
 
 /// What the scheduler knows, under one short-held lock.
 #[derive(Debug, Default)]
@@ -93,6 +94,19 @@ impl Shared {
         let Some(node) = cluster.node(node) else { return };
         queue.wake_where(Instant::now(), |pod| cycle::fits(pod, node, cluster, &self.rules));
     }
+}
+
+/// Has claims and volumes watched: a pod that waits for one comes again when something changed there.
+pub fn storage(shared: &Arc<Shared>, informers: &Informers) -> Listed {
+    let feed = shared.clone();
+    let listed = Listed::new(informers, move || {
+        feed.lock()
+            .queue
+            .wake_where(Instant::now(), |pod| !pod.claims.is_empty());
+        feed.news.notify_one();
+    });
+    shared.lock().cluster.storage = Some(Arc::new(listed.clone()));
+    listed
 }
 
 /// Starts feeding. Returns what is watched, so that the caller can wait for it.

@@ -16,6 +16,7 @@ pub mod feed;
 pub mod pod;
 pub mod queue;
 pub mod rules;
+pub mod volumes;
 
 mod run;
 

@@ -9,6 +9,8 @@ use api::quantity::Quantity;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 
+use crate::volumes::Use;
+
 /// What upstream assumes of a container that asks for nothing, so that scores tell idle pods apart
 /// (pkg/scheduler/util/pod_resources.go, 1.36).
 const ASSUMED_MILLI_CPU: i64 = 100;
@@ -82,6 +84,7 @@ pub struct Pod {
     pub tolerations: Vec<core::Toleration>,
     pub ports: Vec<HostPort>,
     pub images: Vec<String>,
+    pub claims: Vec<Use>,
     /// The message of its PodScheduled condition, so that the same one is not written twice.
     pub told: Option<String>,
 }
@@ -132,6 +135,10 @@ impl Pod {
             tolerations: spec.tolerations.clone().unwrap_or_default(),
             ports: api::pod::host_ports(spec),
             images: spec.containers.iter().filter_map(|c| c.image.clone()).collect(),
+            claims: api::volume::claims(pod)
+                .into_iter()
+                .map(|(claim, own)| Use { claim, own })
+                .collect(),
             told: api::condition::find(
                 pod.status.as_ref().and_then(|s| s.conditions.as_deref()),
                 "PodScheduled",

@@ -14,11 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::bind::{self, Binder};
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::cycle::{Decision, decide};
 use crate::feed::{self, Shared};
 use crate::pod::Pod;
 use crate::rules::Rules;
+use crate::volumes::{self, Choice};
 
 /// Decisions made under one hold of the lock.
 const BATCH: usize = 64;
@@ -38,6 +40,7 @@ pub async fn run(config: Config, clients: Arc<dyn Clients>, stop: CancellationTo
     let informers = Informers::new(client.clone());
     let events = Recorder::new(client.clone(), scheduler_name.clone(), "");
     let shared = Arc::new(Shared::new(Rules::default(), scheduler_name));
+    let storage = feed::storage(&shared, &informers);
     let (pods, nodes) = feed::start(&shared, &informers);
     let mut tasks = Tasks::under(&stop);
     tasks.spawn("watch", |stop| informers.run(stop));
@@ -46,10 +49,12 @@ pub async fn run(config: Config, clients: Arc<dyn Clients>, stop: CancellationTo
         tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
-            () = async { nodes.synced().await; pods.synced().await } => {}
+            () = async { nodes.synced().await; pods.synced().await; storage.synced().await } => {}
         }
         info!("ready");
-        decide_all(&shared, &Binder::new(client, events), concurrent_binds, stop).await;
+        let volumes = volumes::Writer::new(client.clone(), storage);
+        let binder = Binder::new(client, events, volumes);
+        decide_all(&shared, &binder, concurrent_binds, stop).await;
         Ok::<(), std::convert::Infallible>(())
     });
     tasks.run(stop.cancelled()).await?;
@@ -71,7 +76,7 @@ async fn decide_all(shared: &Shared, binder: &Binder, concurrent: usize, stop: C
             writes.extend(
                 decisions
                     .into_iter()
-                    .map(|(pod, decision)| perform(binder, pod, decision)),
+                    .map(|(pod, decision, choices)| perform(binder, pod, decision, choices)),
             );
         }
         let due = shared.lock().queue.due().filter(|_| writes.len() < concurrent);
@@ -89,7 +94,7 @@ async fn decide_all(shared: &Shared, binder: &Binder, concurrent: usize, stop: C
     }
 }
 
-fn decide_batch(shared: &Shared, turn: &mut usize, size: usize) -> Vec<(Arc<Pod>, Decision)> {
+fn decide_batch(shared: &Shared, turn: &mut usize, size: usize) -> Vec<(Arc<Pod>, Decision, Vec<Choice>)> {
     let mut state = shared.lock();
     let now = Instant::now();
     let mut decisions = Vec::new();
@@ -97,20 +102,37 @@ fn decide_batch(shared: &Shared, turn: &mut usize, size: usize) -> Vec<(Arc<Pod>
         let Some(pod) = state.queue.next(now) else { break };
         let decision = decide(&pod, &state.cluster, shared.rules(), *turn);
         *turn = turn.wrapping_add(1);
+        let mut choices = Vec::new();
+        if let Decision::Place(node) = &decision {
+            choices = reserve(&mut state.cluster, &pod, node);
+        }
         match &decision {
             Decision::Place(node) => state.cluster.place(pod.clone(), node.clone(), true),
             Decision::Nowhere(_) => state.queue.park(&pod.uid, now),
         }
-        decisions.push((pod, decision));
+        decisions.push((pod, decision, choices));
     }
     decisions
 }
 
-fn perform(binder: &Binder, pod: Arc<Pod>, decision: Decision) -> BoxFuture<'_, Outcome> {
+fn reserve(cluster: &mut Cluster, pod: &Pod, node: &str) -> Vec<Choice> {
+    let Some(source) = cluster.storage.clone().filter(|_| !pod.claims.is_empty()) else {
+        return Vec::new();
+    };
+    let mut promises = std::mem::take(&mut cluster.promises);
+    let choices = cluster.node(node).map(|node| {
+        let place = (&*node.name, &node.labels);
+        volumes::reserve(pod, place, &*source, &mut promises)
+    });
+    cluster.promises = promises;
+    choices.unwrap_or_default()
+}
+
+fn perform(binder: &Binder, pod: Arc<Pod>, decision: Decision, choices: Vec<Choice>) -> BoxFuture<'_, Outcome> {
     Box::pin(async move {
         match decision {
             Decision::Place(node) => {
-                let outcome = binder.bind(&pod, &node).await;
+                let outcome = binder.place(&pod, &node, &choices).await;
                 (pod, outcome)
             }
             Decision::Nowhere(message) => {
@@ -124,14 +146,19 @@ fn perform(binder: &Binder, pod: Arc<Pod>, decision: Decision) -> BoxFuture<'_, 
 }
 
 fn settle(shared: &Shared, pod: &Pod, outcome: Result<(), bind::Error>) {
-    let Err(error) = outcome else { return };
     let mut state = shared.lock();
+    state.cluster.promises.forget(&pod.uid);
+    let Err(error) = outcome else { return };
     if let Some(node) = state.cluster.forget(&pod.uid) {
         shared.wake(&mut state, &node);
     }
     match error {
         // A pod that still waits is told by the watch; resting keeps it from spinning until then.
         bind::Error::Overtaken => state.queue.retry(&pod.uid, Instant::now()),
+        bind::Error::Volumes(cause) => {
+            warn!(pod = %pod.key(), error = %daemon::chain(&cause), "a claim was not served");
+            state.queue.retry(&pod.uid, Instant::now());
+        }
         bind::Error::Api(cause) => {
             warn!(pod = %pod.key(), error = %cause, "binding failed");
             state.queue.retry(&pod.uid, Instant::now());

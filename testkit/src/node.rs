@@ -31,11 +31,22 @@ struct Kubelet {
     /// Numbers pods' addresses.
     serial: AtomicU32,
     silent: Arc<AtomicBool>,
+    /// Takes pods that have no node yet.
+    binds: bool,
 }
 
 impl FakeNode {
     /// Registers the node and runs it. It also binds pods that have no node yet, for tests without a scheduler.
     pub async fn start(cluster: &mut Cluster, name: &str) -> FakeNode {
+        FakeNode::launch(cluster, name, true).await
+    }
+
+    /// The same for tests with a scheduler: pods come when that sends them.
+    pub async fn start_scheduled(cluster: &mut Cluster, name: &str) -> FakeNode {
+        FakeNode::launch(cluster, name, false).await
+    }
+
+    async fn launch(cluster: &mut Cluster, name: &str, binds: bool) -> FakeNode {
         cluster.create_global(build::node(name).node()).await;
         let silent = Arc::new(AtomicBool::new(false));
         let kubelet = Arc::new(Kubelet {
@@ -43,6 +54,7 @@ impl FakeNode {
             name: name.to_owned(),
             serial: AtomicU32::new(0),
             silent: silent.clone(),
+            binds,
         });
         let pods = cluster.lister::<Pod>();
         let queue: Queue<Key> = Queue::new();
@@ -140,7 +152,7 @@ impl Kubelet {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let done = settled(match api::pod::node_name(pod) {
-            None if api::pod::is_deleting(pod) || !self.is_meant_by(pod) => Ok(()),
+            None if api::pod::is_deleting(pod) || !self.binds || !self.is_meant_by(pod) => Ok(()),
             None => {
                 let binding: Binding = serde_json::from_value(json!({
                     "metadata": {"name": name, "namespace": namespace},

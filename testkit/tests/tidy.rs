@@ -15,6 +15,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("kubelet", &["api", "daemon"]),
     ("proxy", &["api", "daemon"]),
     ("dns", &["api", "daemon"]),
+    ("provisioner", &["api", "daemon"]),
     (
         "coracle",
         &[
@@ -26,6 +27,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "kubelet",
             "proxy",
             "dns",
+            "provisioner",
         ],
     ),
     ("testkit", &["api", "daemon", "apiserver"]),

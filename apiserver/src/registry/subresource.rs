@@ -210,6 +210,7 @@ impl Registry {
     }
 
     /// Deletes a pod where its disruption budget allows it.
+    // Follows pkg/registry/core/pod/storage/eviction.go (1.36).
     pub async fn evict(
         &self,
         row: &Row,
@@ -226,10 +227,26 @@ impl Registry {
         let mut options = options.clone();
         // The pod that was judged, and not another of its name.
         options.uid.get_or_insert_with(|| pod.uid().to_owned());
+        let time = meta::seconds(context.now);
+        let marked = self.amend(row, context, name, |now| {
+            if now.uid() == pod.uid() {
+                let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+                    "message": "Eviction API: evicting", "lastTransitionTime": time, "lastProbeTime": null});
+                set_condition(now, condition);
+            }
+            Ok(())
+        });
+        let changed = marked.await?;
+        // Who asked for the revision that was just left asked for this very pod.
+        if options.resource_version.as_deref() == Some(pod.resource_version())
+            && let Some(revision) = changed.revision.filter(|_| !context.dry_run)
+        {
+            options.resource_version = Some(revision.to_string());
+        }
         self.delete(row, context, name, &options, gate).await
     }
 
-    /// Takes one disruption from the budget that selects the pod, if one does.
+    /// Takes one disruption from the budget that selects the pod, if one does and it is not free of it.
     async fn spend_budget(&self, context: &Context<'_>, pod: &Object) -> Result<(), Status> {
         let Some(budgets) = self.table().find("policy", "poddisruptionbudgets") else {
             return Ok(());
@@ -266,54 +283,102 @@ impl Registry {
             version: &budgets.versions[budgets.storage],
             ..*context
         };
+        let time = meta::seconds(context.now);
         self.amend(&budgets, &context, &budget, |budget| {
-            let number = |path: &[&str]| budget.at(path).and_then(Value::as_i64).unwrap_or(0);
-            let refused = |why: String, cause: String| {
-                let mut status = Status::too_many_requests(why, 10);
-                status.details = Some(Box::new(Details {
-                    causes: vec![Cause {
-                        reason: "DisruptionBudget",
-                        message: cause,
-                        field: String::new(),
-                    }],
-                    retry_after_seconds: Some(10),
-                    ..Details::default()
-                }));
-                Err(status)
-            };
-            if number(&["status", "observedGeneration"]) < number(&["metadata", "generation"]) {
-                return refused(
-                    "Cannot evict pod as it would violate the pod's disruption budget.".into(),
-                    format!(
-                        "The disruption budget {} is still being processed by the server.",
-                        budget.name()
-                    ),
-                );
+            if is_free(budget, pod) {
+                return Ok(());
             }
-            let allowed = number(&["status", "disruptionsAllowed"]);
-            if allowed <= 0 {
-                return refused(
-                    "Cannot evict pod as it would violate the pod's disruption budget.".into(),
-                    format!(
-                        "The disruption budget {} needs {} healthy pods and has {} currently",
-                        budget.name(),
-                        number(&["status", "desiredHealthy"]),
-                        number(&["status", "currentHealthy"])
-                    ),
-                );
-            }
-            let time = meta::seconds(context.now);
-            let status = budget.entry("status");
-            status.insert("disruptionsAllowed".into(), (allowed - 1).into());
-            let disrupted = status.entry("disruptedPods").or_insert_with(|| json!({}));
-            if let Value::Object(disrupted) = disrupted {
-                disrupted.insert(pod.name().to_owned(), time.into());
-            }
-            Ok(())
+            spend(budget, pod.name(), &time)
         })
         .await
         .map(drop)
     }
+}
+
+/// Whether a pod that is not ready may go without being counted.
+fn is_free(budget: &Object, pod: &Object) -> bool {
+    let conditions = pod.at(&["status", "conditions"]).and_then(Value::as_array);
+    let mut ready = conditions.into_iter().flatten();
+    if ready.any(|condition| condition["type"] == "Ready" && condition["status"] == "True") {
+        return false;
+    }
+    let number = |name: &str| budget.at(&["status", name]).and_then(Value::as_i64).unwrap_or(0);
+    budget.str_at(&["spec", "unhealthyPodEvictionPolicy"]) == "AlwaysAllow"
+        || number("desiredHealthy") > 0 && number("currentHealthy") >= number("desiredHealthy")
+}
+
+/// More evictions that nobody confirmed say that nobody counts.
+const MOST_UNCONFIRMED: usize = 2000;
+
+/// Takes one disruption from a budget, or says why there is none.
+fn spend(budget: &mut Object, pod: &str, time: &str) -> Result<(), Status> {
+    let number = |path: &[&str]| budget.at(path).and_then(Value::as_i64).unwrap_or(0);
+    let name = budget.name();
+    let refused = |cause: String, seconds: u32| {
+        let why = "Cannot evict pod as it would violate the pod's disruption budget.";
+        let mut status = Status::too_many_requests(why, seconds);
+        status.details = Some(Box::new(Details {
+            causes: vec![Cause {
+                reason: "DisruptionBudget",
+                message: cause,
+                field: String::new(),
+            }],
+            retry_after_seconds: (seconds > 0).then_some(seconds),
+            ..Details::default()
+        }));
+        Err(status)
+    };
+    let forbidden = |why: &str| {
+        let about = About {
+            group: "policy",
+            resource: "poddisruptionbudget",
+        };
+        Err(Status::forbidden(about, name, why))
+    };
+    if number(&["status", "observedGeneration"]) < number(&["metadata", "generation"]) {
+        let cause = format!("The disruption budget {name} is still being processed by the server.");
+        return refused(cause, 10);
+    }
+    let allowed = number(&["status", "disruptionsAllowed"]);
+    if allowed < 0 {
+        return forbidden("pdb disruptions allowed is negative");
+    }
+    let unconfirmed = budget.at(&["status", "disruptedPods"]).and_then(Value::as_object);
+    if unconfirmed.is_some_and(|pods| pods.len() > MOST_UNCONFIRMED) {
+        return forbidden("DisruptedPods map too big - too many evictions not confirmed by PDB controller");
+    }
+    if allowed == 0 {
+        let conditions = budget.at(&["status", "conditions"]).and_then(Value::as_array);
+        let mut conditions = conditions.into_iter().flatten();
+        let failed = conditions.find(|it| it["type"] == "DisruptionAllowed" && it["reason"] == "SyncFailed");
+        let cause = match failed {
+            Some(failed) => format!(
+                "The disruption budget {name} does not allow evicting pods currently because it failed sync: {}",
+                failed["message"].as_str().unwrap_or_default()
+            ),
+            None => format!(
+                "The disruption budget {name} needs {} healthy pods and has {} currently",
+                number(&["status", "desiredHealthy"]),
+                number(&["status", "currentHealthy"])
+            ),
+        };
+        return refused(cause, 0);
+    }
+    let generation = number(&["metadata", "generation"]);
+    let status = budget.entry("status");
+    status.insert("disruptionsAllowed".into(), (allowed - 1).into());
+    let disrupted = status.entry("disruptedPods").or_insert_with(|| json!({}));
+    if let Value::Object(disrupted) = disrupted {
+        disrupted.insert(pod.to_owned(), time.into());
+    }
+    if allowed == 1 {
+        set_condition(
+            budget,
+            json!({"type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods", "message": "",
+                "observedGeneration": generation, "lastTransitionTime": time}),
+        );
+    }
+    Ok(())
 }
 
 /// Replaces the condition of the same type, or adds it; the time of the last transition stays where the status does.
@@ -337,6 +402,46 @@ fn set_condition(object: &mut Object, mut condition: Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn object(value: Value) -> Object {
+        let Value::Object(map) = value else { panic!("an object") };
+        Object(map)
+    }
+
+    #[test]
+    fn a_budget_is_spent_one_by_one_and_then_says_what_it_needs() {
+        let mut budget = object(json!({"metadata": {"name": "b", "generation": 2}, "spec": {},
+            "status": {"observedGeneration": 2, "disruptionsAllowed": 1, "desiredHealthy": 2, "currentHealthy": 2}}));
+        let time = "2026-01-01T00:00:00Z";
+        spend(&mut budget, "p", time).unwrap();
+        assert_eq!(budget.at(&["status", "disruptedPods", "p"]), Some(&json!(time)));
+        assert_eq!(
+            budget.at(&["status", "conditions"]).unwrap()[0]["reason"],
+            "InsufficientPods"
+        );
+        let refused = spend(&mut budget, "q", time).unwrap_err();
+        let cause = &refused.details.as_ref().unwrap().causes[0];
+        assert_eq!(
+            cause.message,
+            "The disruption budget b needs 2 healthy pods and has 2 currently"
+        );
+        budget.metadata_mut().insert("generation".into(), json!(3));
+        let refused = spend(&mut budget, "q", time).unwrap_err();
+        assert_eq!(refused.details.unwrap().retry_after_seconds, Some(10));
+    }
+
+    #[test]
+    fn an_unhealthy_pod_is_free_where_the_budget_says_so_or_can_do_without_it() {
+        let budget = |policy: &str, healthy: i64| {
+            object(json!({"spec": {"unhealthyPodEvictionPolicy": policy},
+                "status": {"desiredHealthy": 2, "currentHealthy": healthy}}))
+        };
+        let pod = |ready: &str| object(json!({"status": {"conditions": [{"type": "Ready", "status": ready}]}}));
+        assert!(is_free(&budget("AlwaysAllow", 0), &pod("False")));
+        assert!(!is_free(&budget("AlwaysAllow", 9), &pod("True")));
+        assert!(is_free(&budget("IfHealthyBudget", 2), &pod("False")));
+        assert!(!is_free(&budget("", 1), &pod("False")));
+    }
 
     #[test]
     fn a_scale_shows_replicas_and_the_selector_as_text() {

@@ -5,9 +5,10 @@ use http::{Method, Request, StatusCode};
 use kube::client::Body;
 use serde_json::Value;
 
-const MANIFESTS: [&str; 2] = [
+const MANIFESTS: [&str; 3] = [
     include_str!("../../../manifests/cluster/roles.yaml"),
     include_str!("../../../manifests/cluster/dns.yaml"),
+    include_str!("../../../manifests/cluster/storage.yaml"),
 ];
 
 /// Makes what is missing and puts right what differs. On a cluster that has it all nothing is written.
@@ -16,7 +17,12 @@ pub(crate) async fn ensure(client: &kube::Client) -> anyhow::Result<()> {
         let (collection, name) = place(&object)?;
         // The patch comes first: a Service that is there holds its address, so that creating it again is Invalid.
         let path = format!("{collection}/{name}");
-        let sent = send(client, Method::PATCH, &path, "application/merge-patch+json", &object).await?;
+        // Which class is the default is the user's to change.
+        let sent = if object["kind"] == "StorageClass" {
+            send(client, Method::GET, &path, "application/json", &Value::Null).await?
+        } else {
+            send(client, Method::PATCH, &path, "application/merge-patch+json", &object).await?
+        };
         let done = match sent.status() {
             StatusCode::NOT_FOUND => send(client, Method::POST, &collection, "application/json", &object).await?,
             _ => sent,
@@ -69,7 +75,10 @@ fn place(object: &Value) -> anyhow::Result<(String, String)> {
     } else {
         format!("/api/{version}")
     };
-    let plural = format!("{}s", kind.to_lowercase());
+    let plural = match kind.to_lowercase() {
+        kind if kind.ends_with('s') => format!("{kind}es"),
+        kind => format!("{kind}s"),
+    };
     let namespace = text("/metadata/namespace")
         .map(|it| format!("/namespaces/{it}"))
         .unwrap_or_default();
@@ -85,5 +94,6 @@ mod tests {
         let places: Vec<String> = objects().unwrap().iter().map(|o| place(o).unwrap().0).collect();
         assert!(places.contains(&"/api/v1/namespaces/kube-system/services".to_owned()));
         assert!(places.contains(&"/apis/rbac.authorization.k8s.io/v1/clusterroles".to_owned()));
+        assert!(places.contains(&"/apis/storage.k8s.io/v1/storageclasses".to_owned()));
     }
 }

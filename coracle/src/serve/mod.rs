@@ -66,6 +66,10 @@ pub(crate) async fn run(layout: &Layout, environment: &Environment, up: &Up) -> 
                 stop
             )),
             supervise("proxy", stop.clone(), |stop| parts::proxy(node.clone(), stop)),
+            supervise("provisioner", stop.clone(), |stop| parts::provisioner(
+                node.clone(),
+                stop
+            )),
             supervise("dns", stop.clone(), |stop| parts::dns(node.clone(), stop)),
             supervise("ready", stop.clone(), |stop| ready::tell(node.clone(), stop)),
         )

@@ -178,3 +178,15 @@ pub(crate) async fn dns(node: Node, stop: CancellationToken) -> anyhow::Result<(
     );
     Ok(dns::run(dns::Config::default(), clients, stop).await?)
 }
+
+pub(crate) async fn provisioner(node: Node, stop: CancellationToken) -> anyhow::Result<()> {
+    let clients = node.gateway.clients(
+        "system:serviceaccount:kube-system:provisioner",
+        &["system:serviceaccounts", AUTHENTICATED],
+    );
+    let config = provisioner::Config {
+        node_name: node.settings.node_name.clone(),
+        directory: node.layout.volumes(),
+    };
+    Ok(provisioner::run(config, clients, stop).await?)
+}

@@ -3,8 +3,10 @@
 //! Invariant: everything of a pod lies below its own directory, and `remove` leaves nothing of it mounted.
 
 pub mod atomic;
+pub mod claims;
 pub mod mount;
 pub mod objects;
+pub mod ownership;
 pub mod source;
 pub mod subpath;
 pub mod tokens;
@@ -21,7 +23,7 @@ use std::{
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume};
 use tokio::time::Instant;
 
-use self::{atomic::Payload, objects::Objects, tokens::Tokens};
+use self::{atomic::Payload, claims::Claims, objects::Objects, tokens::Tokens};
 use crate::pods::{env, translate::Mounted};
 
 /// Upstream's text of a FailedMount event.
@@ -37,6 +39,7 @@ pub struct Volumes {
     root: PathBuf,
     objects: Objects,
     tokens: Arc<Tokens>,
+    claims: Arc<Claims>,
 }
 
 /// Volumes that are ready, and when the first of them wants to be looked at again.
@@ -48,11 +51,12 @@ pub struct Prepared {
 
 impl Volumes {
     /// `root` is the node agent's directory.
-    pub fn new(root: PathBuf, objects: Objects, tokens: Tokens) -> Self {
+    pub fn new(root: PathBuf, objects: Objects, tokens: Tokens, claims: Claims) -> Self {
         Volumes {
             root,
             objects,
             tokens: Arc::new(tokens),
+            claims: Arc::new(claims),
         }
     }
 
@@ -92,6 +96,7 @@ impl Volumes {
     pub fn remove(&self, uid: &str) -> io::Result<()> {
         self.objects.release(uid);
         self.tokens.forget(uid);
+        self.claims.release(uid);
         let dir = self.root.join("pods").join(uid);
         if !dir.exists() {
             return Ok(());
@@ -131,6 +136,9 @@ impl Volumes {
             let most = memory_of(pod, world.memory);
             empty_dir(&path, source, group, most).map_err(|e| e.to_string())?;
             return Ok((writable(path), None));
+        }
+        if api::volume::claim_of("", volume).is_some() {
+            return self.claims.mount(pod, volume, group).await.map(|it| (it, None));
         }
         let source = source::Context {
             pod,

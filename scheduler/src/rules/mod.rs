@@ -13,6 +13,7 @@ use std::borrow::Cow;
 
 use crate::cluster::{Cluster, Node};
 use crate::pod::Pod;
+use crate::volumes::{VolumeBinding, VolumeRestrictions};
 
 /// Why a node will not do, as the pod's condition tells it.
 pub type Reason = Cow<'static, str>;
@@ -26,6 +27,10 @@ pub type Rating<'a> = Box<dyn Fn(&Node) -> i64 + 'a>;
 /// Says whether a node will do.
 pub trait Filter: Send + Sync + std::fmt::Debug {
     fn name(&self) -> &'static str;
+    /// Why the pod fits nowhere, whatever the nodes are; asked before any of them is looked at.
+    fn refuse(&self, _pod: &Pod, _cluster: &Cluster) -> Option<String> {
+        None
+    }
     /// `None` when the pod demands nothing that this rule is about.
     fn prepare<'a>(&self, pod: &'a Pod, cluster: &'a Cluster) -> Option<Check<'a>>;
 }
@@ -70,6 +75,8 @@ impl Default for Rules {
                 Box::new(affinity::NodeAffinity),
                 Box::new(ports::NodePorts),
                 Box::new(resources::Fit),
+                Box::new(VolumeRestrictions),
+                Box::new(VolumeBinding),
             ],
             scores: vec![
                 (3, Box::new(taints::TaintToleration)),
