@@ -5,6 +5,20 @@ use std::path::PathBuf;
 use std::process::Command;
 
 fn main() {
+    fold_identical_code();
+    pause();
+}
+
+/// Every part decodes the kinds that it uses, and makes the same code for them: one copy is enough. The toolchain's own
+/// linker for this target can tell; others may not know the option.
+fn fold_identical_code() {
+    let target = std::env::var("TARGET").expect("cargo sets TARGET");
+    if target == "x86_64-unknown-linux-gnu" {
+        println!("cargo:rustc-link-arg-bins=-Wl,--icf=all");
+    }
+}
+
+fn pause() {
     println!("cargo:rerun-if-changed=pause/pause.rs");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("pause");
     let rustc = std::env::var_os("RUSTC").expect("cargo sets RUSTC");
