@@ -39,6 +39,11 @@ install: protoc ## Put coracle into /usr/local/bin
 	$(cargo) build --release -p coracle
 	$(sudo) install -m 755 $(coracle) /usr/local/bin/coracle
 
+.PHONY: uninstall
+uninstall: ## Remove the cluster and coracle itself
+	if command -v coracle >/dev/null; then $(sudo) coracle reset; fi
+	$(sudo) rm -f /usr/local/bin/coracle
+
 .PHONY: lint
 lint: protoc ## Formatting, clippy and documentation, warnings as errors
 	cargo fmt --check

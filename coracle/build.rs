@@ -12,7 +12,7 @@ fn main() {
 /// Every part decodes the kinds that it uses, and makes the same code for them: one copy is enough. The toolchain's own
 /// linker for this target can tell; others may not know the option.
 fn fold_identical_code() {
-    let target = std::env::var("TARGET").expect("cargo sets TARGET");
+    let target = std::env::var_os("TARGET").expect("cargo sets TARGET");
     if target == "x86_64-unknown-linux-gnu" {
         println!("cargo:rustc-link-arg-bins=-Wl,--icf=all");
     }

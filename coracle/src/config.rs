@@ -23,9 +23,21 @@ pub(crate) enum Command {
     Reset,
     /// Say what runs
     Status,
+    /// Print the server's log
+    Logs {
+        /// Wait for more
+        #[arg(short, long)]
+        follow: bool,
+        /// How many of the last lines
+        #[arg(long, default_value_t = 100)]
+        tail: u32,
+        /// The log of the cluster's containerd instead
+        #[arg(long)]
+        containerd: bool,
+    },
     /// Check whether this machine can run a cluster
     Doctor,
-    /// Bring images in without a registry
+    /// Bring images in without a registry, list them, remove those that nothing uses
     #[command(subcommand)]
     Image(ImageCommand),
     /// Merge the context `coracle` into your kubeconfig, or print it
@@ -44,6 +56,10 @@ pub(crate) enum Command {
 pub(crate) enum ImageCommand {
     /// Load an image archive (docker save or OCI layout, - is standard input); layers that are there are not sent again
     Load { archive: PathBuf },
+    /// List the images that pods can use without pulling
+    List,
+    /// Remove the images that no container uses
+    Prune,
 }
 
 /// What can be chosen at the first start. Later starts keep it.

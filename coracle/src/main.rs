@@ -76,6 +76,25 @@ async fn run(command: Command, layout: &Layout, environment: &Environment) -> an
             }
             Ok(())
         }
+        Command::Image(ImageCommand::List) => {
+            for line in image::present::list(&layout.containerd_socket()).await? {
+                say(&line);
+            }
+            Ok(())
+        }
+        Command::Image(ImageCommand::Prune) => {
+            let (names, bytes) = image::present::prune(&layout.containerd_socket()).await?;
+            for name in &names {
+                say(name);
+            }
+            say(&format!("{} images removed, {:.1} MB", names.len(), bytes as f64 / 1e6));
+            Ok(())
+        }
+        Command::Logs {
+            follow,
+            tail,
+            containerd,
+        } => Err(server_process::logs(layout, follow, tail, containerd)),
         Command::Kubeconfig { print } => {
             let admin = up::admin(layout)?;
             if print {

@@ -95,6 +95,35 @@ pub(crate) fn pid(layout: &Layout) -> Option<Pid> {
     (name.trim() == "coracle").then(|| Pid::from_raw(pid))
 }
 
+/// Becomes the program that shows a log: the journal's where systemd keeps it, `tail` where it is a file. Returns only
+/// when it could not.
+pub(crate) fn logs(layout: &Layout, follow: bool, lines: u32, of_containerd: bool) -> anyhow::Error {
+    use std::os::unix::process::CommandExt;
+    let mut command = if !of_containerd && Path::new(UNIT_FILE).exists() && host::systemd() {
+        let mut command = Command::new("journalctl");
+        command.args(["--no-pager", "--output=cat", "--unit", UNIT]);
+        command.args(follow.then_some("--follow"));
+        command.arg(format!("--lines={lines}"));
+        command
+    } else {
+        let file = if of_containerd {
+            layout.containerd_log()
+        } else {
+            layout.server_log()
+        };
+        if !file.exists() {
+            return anyhow::anyhow!("there is no log yet ({} is missing): coracle up", file.display());
+        }
+        let mut command = Command::new("tail");
+        command.arg(format!("--lines={lines}"));
+        command.args(follow.then_some("--follow=name"));
+        command.arg(file);
+        command
+    };
+    let program = command.get_program().to_owned();
+    anyhow::Error::from(command.exec()).context(format!("cannot run {}", program.display()))
+}
+
 fn arguments(up: &Up) -> Vec<String> {
     let Up {
         node_name,

@@ -87,6 +87,11 @@ fn digest(bytes: &[u8]) -> String {
 
 /// `busybox:1.36`: a static busybox and its applets.
 pub fn busybox(tools: &Tools, archive: &Path) -> anyhow::Result<()> {
+    busybox_as(tools, archive, "docker.io/library/busybox:1.36", "sh")
+}
+
+/// The same programs under another name; with another command it is another image.
+pub fn busybox_as(tools: &Tools, archive: &Path, name: &str, command: &str) -> anyhow::Result<()> {
     let program = tools.packaged("bin/busybox");
     let mut layer = Layer::new();
     for (folder, mode) in [("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("root", 0o700)] {
@@ -105,7 +110,7 @@ pub fn busybox(tools: &Tools, archive: &Path) -> anyhow::Result<()> {
         0o644,
     )?;
     layer.file("etc/group", b"root:x:0:\nnobody:x:65534:\n", 0o644)?;
-    write(archive, "docker.io/library/busybox:1.36", layer, &[], &["sh"])
+    write(archive, name, layer, &[], &[command])
 }
 
 /// `redis:7`: the distribution's server with the libraries that it is linked to, and a shell.

@@ -1,9 +1,11 @@
 //! Images without a registry: archives are read, and what the runtime lacks of them is sent to containerd's content
-//! store. Comes in: a file or the built-in pause image. Goes out: images that pods can name. Nothing is pulled here.
+//! store; what nothing uses is removed. Comes in: a file or the built-in pause image. Goes out: images that pods can
+//! name. Nothing is pulled here.
 
 mod archive;
 mod containerd;
 pub(crate) mod pause;
+pub(crate) mod present;
 mod reference;
 
 use std::fs::File;

@@ -17,6 +17,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ),
     ("a_crash_during_a_rollout_loses_nothing", crash),
     ("down_and_up_bring_everything_back", down_and_up),
+    ("unused_images_are_pruned_and_logs_are_shown", prune),
     ("after_reset_the_host_is_as_before", reset),
 ];
 
@@ -188,5 +189,35 @@ fn reset(node: &Node) -> anyhow::Result<()> {
         left.is_empty() && lost.is_empty(),
         "left behind: {left:#?}\nlost: {lost:#?}"
     );
+    Ok(())
+}
+
+fn prune(node: &Node) -> anyhow::Result<()> {
+    let image = "docker.io/library/unused:1";
+    let archive = node.file("unused.tar");
+    e2e::images::busybox_as(node.tools(), &archive, image, "ash")?;
+    node.coracle(&["image", "load", &archive.display().to_string()])?;
+    let listed = node.coracle(&["image", "list"])?;
+    ensure!(
+        listed.contains(image) && listed.contains("coracle.invalid/pause:1"),
+        "{listed}"
+    );
+    node.kubectl("run keeps --image=unused:1 --image-pull-policy=Never --restart=Never -- sleep 3600")?;
+    node.kubectl("wait --for=condition=Ready pod/keeps --timeout=30s")?;
+    let pruned = node.coracle(&["image", "prune"])?;
+    ensure!(!pruned.contains(image), "{pruned}");
+    node.kubectl("delete pod keeps --now")?;
+    eventually("the image goes with its last container", || {
+        let pruned = node.coracle(&["image", "prune"])?;
+        ensure!(pruned.contains(image), "{pruned}");
+        Ok(())
+    })?;
+    let left = node.coracle(&["image", "list"])?;
+    ensure!(
+        !left.contains(image) && left.contains("coracle.invalid/pause:1"),
+        "{left}"
+    );
+    let log = node.coracle(&["logs", "--tail=5"])?;
+    ensure!((1..=5).contains(&log.lines().count()), "{log}");
     Ok(())
 }
