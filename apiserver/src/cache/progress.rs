@@ -48,6 +48,15 @@ impl Progress {
         if self.seen() >= revision && self.seen().0 > 0 {
             return Ok(());
         }
+        // Whoever names it was told it by another server on the same store, or sees the store further than this one: its
+        // watch is to say how far it is, also where nothing of ours was written.
+        if let Err(error) = self.store.revision().await {
+            return Err(Error::Unavailable(Arc::new(error)));
+        }
+        self.reaches(revision).await
+    }
+
+    async fn reaches(&self, revision: Revision) -> Result<(), Error> {
         let mut seen = self.seen.subscribe();
         let reached = seen.wait_for(|seen| *seen >= revision && seen.0 > 0);
         match tokio::time::timeout(PATIENCE, reached).await {
@@ -64,7 +73,9 @@ impl Progress {
             Ok(revision) => revision,
             Err(error) => return Err(Error::Unavailable(Arc::new(error))),
         };
-        self.at_least(revision).await?;
+        if self.seen() < revision || self.seen().0 == 0 {
+            self.reaches(revision).await?;
+        }
         Ok(revision)
     }
 }

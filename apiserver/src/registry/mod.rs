@@ -240,6 +240,7 @@ pub(crate) fn from_store(error: store::Error) -> Status {
             tracing::error!(error = %source, "the store is out of space");
             Status::unavailable("the store is out of space")
         }
+        store::Error::TooLarge => Status::too_large("etcdserver: request is too large"),
         store::Error::Unavailable(source) => {
             tracing::error!(error = %source, "the store did not answer");
             Status::unavailable("the store did not answer")

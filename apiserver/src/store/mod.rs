@@ -4,6 +4,7 @@
 //! [`Durability::Lazy`], accepted), and a watch delivers every later change exactly once, in order, or says `Compacted`.
 
 pub mod embedded;
+pub mod etcd;
 mod memory;
 mod shared;
 mod state;
@@ -14,6 +15,7 @@ pub(crate) mod tree;
 use std::sync::Arc;
 
 pub use embedded::Embedded;
+pub use etcd::Etcd;
 pub use memory::Memory;
 pub use state::Limits;
 
@@ -133,7 +135,7 @@ pub struct Page {
     pub at: Option<Revision>,
 }
 
-/// What a store can answer instead. All but `Conflict` and `Compacted` may be retried as they are.
+/// What a store can answer instead. All but `Conflict`, `Compacted` and `TooLarge` may be retried as they are.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The expectation did not hold; the entry that is there instead, if any.
@@ -145,6 +147,8 @@ pub enum Error {
     Future { asked: Revision, current: Revision },
     #[error("the store is out of space")]
     Full(#[source] std::io::Error),
+    #[error("the value is larger than the store takes")]
+    TooLarge,
     #[error("the store did not answer")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
