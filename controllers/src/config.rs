@@ -15,6 +15,10 @@ pub struct Config {
     pub node_cidr_mask_size: u8,
     /// Certificates that pods trust, as PEM; nothing is published without them.
     pub root_ca: Option<String>,
+    /// The authority that signs approved requests; none are signed without it.
+    pub signing: Option<daemon::pki::Pair>,
+    /// How long what it signs lives at most.
+    pub signing_duration: Duration,
     /// A node that says nothing for this long is unknown.
     pub node_monitor_grace_period: Duration,
     /// So many ended pods may stay before the oldest are removed; zero keeps all.
@@ -30,6 +34,8 @@ impl Default for Config {
             cluster_cidr: Some("10.244.0.0/16".parse().expect("a literal network")),
             node_cidr_mask_size: 24,
             root_ca: None,
+            signing: None,
+            signing_duration: Duration::from_secs(365 * 24 * 3600),
             node_monitor_grace_period: Duration::from_secs(50),
             terminated_pod_threshold: 12500,
             workers: 5,

@@ -3,6 +3,7 @@
 //! Each file has the same three parts: `plan` decides from what was observed and touches nothing, `reconcile` reads
 //! listers, plans and performs, and the tests ask the plan.
 
+pub mod certificates;
 pub mod cleanup;
 pub mod config;
 pub mod context;

@@ -44,6 +44,14 @@ struct Flags {
     /// Certificates that pods are to trust, published in every namespace.
     #[arg(long)]
     root_ca_file: Option<PathBuf>,
+    /// Authority that signs approved certificate requests, and its key.
+    #[arg(long, requires = "cluster_signing_key_file")]
+    cluster_signing_cert_file: Option<PathBuf>,
+    #[arg(long, requires = "cluster_signing_cert_file")]
+    cluster_signing_key_file: Option<PathBuf>,
+    /// How long what is signed lives at most.
+    #[arg(long, default_value = "8760h", value_parser = duration)]
+    cluster_signing_duration: Duration,
     /// How long a node may say nothing before it is unknown.
     #[arg(long, default_value = "50s", value_parser = duration)]
     node_monitor_grace_period: Duration,
@@ -75,6 +83,9 @@ async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         cluster_cidr,
         node_cidr_mask_size,
         root_ca_file,
+        cluster_signing_cert_file,
+        cluster_signing_key_file,
+        cluster_signing_duration,
         node_monitor_grace_period,
         terminated_pod_gc_threshold,
         use_service_account_credentials: _,
@@ -83,11 +94,18 @@ async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         .map(std::fs::read_to_string)
         .transpose()
         .context("cannot read --root-ca-file")?;
+    let read = |path: Option<PathBuf>| path.map(std::fs::read_to_string).transpose();
+    let signing = read(cluster_signing_cert_file)
+        .context("cannot read --cluster-signing-cert-file")?
+        .zip(read(cluster_signing_key_file).context("cannot read --cluster-signing-key-file")?)
+        .map(|(certificate, key)| daemon::pki::Pair { certificate, key });
     let config = controllers::Config {
         controllers,
         cluster_cidr: cluster_cidr.filter(|_| allocate_node_cidrs),
         node_cidr_mask_size,
         root_ca,
+        signing,
+        signing_duration: cluster_signing_duration,
         node_monitor_grace_period,
         terminated_pod_threshold: terminated_pod_gc_threshold,
         ..controllers::Config::default()

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
-use crate::{Error, cleanup, identity, network, nodes, policy, volumes, workloads};
+use crate::{Error, certificates, cleanup, identity, network, nodes, policy, volumes, workloads};
 
 type Start = fn(Context, CancellationToken) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
@@ -55,6 +55,9 @@ pub const TABLE: &[Row] = rows! {
     "pod-garbage-collector-controller" "pod-garbage-collector" "pod-garbage-collector" => cleanup::pod_gc::start;
     "ttl-after-finished-controller" "ttl-after-finished-controller" "ttl-after-finished-controller" => cleanup::ttl::start;
     "serviceaccount-controller" "service-account-controller" "service-account-controller" => identity::accounts::start;
+    "certificatesigningrequest-approving-controller" "certificate-controller" "csrapproving" => certificates::approve::start;
+    "certificatesigningrequest-signing-controller" "certificate-controller" "csrsigning" => certificates::sign::start;
+    "certificatesigningrequest-cleaner-controller" "certificate-controller" "csrcleaner" => certificates::clean::start;
     "root-ca-certificate-publisher-controller" "root-ca-cert-publisher" "root-ca-cert-publisher" => identity::roots::start;
     "clusterrole-aggregation-controller" "clusterrole-aggregation-controller" "clusterrole-aggregation-controller" => identity::roles::start;
     "node-lifecycle-controller" "node-controller" "node-controller" => nodes::lifecycle::start;

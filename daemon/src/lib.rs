@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod pki;
 pub mod process;
 pub mod queue;
+pub mod requests;
 pub mod signal;
 pub mod supervise;
 pub mod tasks;

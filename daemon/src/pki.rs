@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SerialNumber,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SerialNumber,
 };
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+
+use crate::requests;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -43,8 +45,6 @@ pub enum Error {
         #[source]
         source: rcgen::Error,
     },
-    #[error("the certificate request is not usable")]
-    Request(#[source] rcgen::Error),
     #[error("cannot make a key")]
     Key(#[source] rcgen::Error),
 }
@@ -191,7 +191,14 @@ pub fn leaves(cluster: &Cluster) -> Vec<(&'static str, Leaf)> {
         ("scheduler", client("system:kube-scheduler", None)),
         ("kube-proxy", client("system:kube-proxy", None)),
         ("kubelet-client", client(&user, Some("system:nodes"))),
-        ("kubelet", Leaf::server(Signer::Cluster, &user, node)),
+        (
+            "kubelet",
+            // As the signer kubernetes.io/kubelet-serving would have it, so that a renewal by request is no change.
+            Leaf {
+                organization: Some("system:nodes".into()),
+                ..Leaf::server(Signer::Cluster, &user, node)
+            },
+        ),
     ]
 }
 
@@ -404,25 +411,11 @@ impl Authority {
     pub fn sign(
         &self,
         request: &str,
-        client: bool,
-        server: bool,
+        usages: requests::Usages,
         validity: Duration,
         now: Timestamp,
-    ) -> Result<String, Error> {
-        let mut request = CertificateSigningRequestParams::from_pem(request).map_err(Error::Request)?;
-        let params = &mut request.params;
-        set_validity(params, validity, now);
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages.clear();
-        if server {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
-        }
-        if client {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
-        }
-        params.use_authority_key_identifier_extension = true;
-        Ok(request.signed_by(&self.issuer).map_err(Error::Request)?.pem())
+    ) -> Result<String, requests::Error> {
+        requests::sign(&self.certificate, self.issuer.key(), request, usages, validity, now)
     }
 }
 
@@ -686,7 +679,9 @@ mod tests {
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, "system:node:n1");
         let request = params.serialize_request(&key).unwrap().pem().unwrap();
-        let certificate = authority.sign(&request, false, true, YEAR, now()).unwrap();
+        let certificate = authority
+            .sign(&request, requests::Usages::default(), YEAR, now())
+            .unwrap();
         let block = pem::parse(&certificate).unwrap();
         let (_, certificate) = X509Certificate::from_der(block.contents()).unwrap();
         assert!(!certificate.is_ca());

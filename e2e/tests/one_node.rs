@@ -10,6 +10,8 @@ use libtest_mimic::{Arguments, Conclusion, Trial};
 
 #[path = "one_node/basics.rs"]
 mod basics;
+#[path = "one_node/certificates.rs"]
+mod certificates;
 #[path = "one_node/endings.rs"]
 mod endings;
 #[path = "one_node/helm.rs"]
@@ -54,6 +56,7 @@ fn main() -> std::process::ExitCode {
         ownership::SCENARIOS,
         helm::SCENARIOS,
         pods::SCENARIOS,
+        certificates::SCENARIOS,
     ]
     .concat();
     let first = libtest_mimic::run(&arguments, trials(&node, &together));

@@ -61,6 +61,8 @@ pub struct Server {
     pub port: u16,
     pub certificate: PathBuf,
     pub key: PathBuf,
+    /// Ask the cluster for the certificate, and again before it ends (serverTLSBootstrap).
+    pub request_certificate: bool,
     pub client_ca: Option<PathBuf>,
     pub anonymous: bool,
     pub webhook_authentication: bool,
@@ -201,6 +203,7 @@ impl Config {
                     port: 10250,
                     certificate: own("kubelet.crt"),
                     key: own("kubelet.key"),
+                    request_certificate: false,
                     client_ca: None,
                     anonymous: false,
                     webhook_authentication: true,
@@ -215,6 +218,7 @@ impl Config {
                     port: file.port.unwrap_or(base.port),
                     certificate: file.tls_cert_file.map_or(base.certificate, PathBuf::from),
                     key: file.tls_private_key_file.map_or(base.key, PathBuf::from),
+                    request_certificate: file.server_tls_bootstrap.unwrap_or(base.request_certificate),
                     client_ca: authentication
                         .x509
                         .and_then(|x| x.client_ca_file)
@@ -267,6 +271,8 @@ pub struct KubeletConfiguration {
     pub port: Option<u16>,
     pub tls_cert_file: Option<String>,
     pub tls_private_key_file: Option<String>,
+    #[serde(rename = "serverTLSBootstrap")]
+    pub server_tls_bootstrap: Option<bool>,
     pub authentication: Option<Authentication>,
     pub authorization: Option<AuthorizationMode>,
     #[serde(rename = "clusterDNS")]

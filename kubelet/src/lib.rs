@@ -172,6 +172,18 @@ pub async fn run_with(
         });
     }
     if let Some(server) = config.server.clone() {
+        if server.request_certificate {
+            let serving = node::certificate::Serving {
+                node: config.node_name.clone(),
+                certificate: server.certificate.clone(),
+                key: server.key.clone(),
+            };
+            let (client, facts) = (client.clone(), shared.node.clone());
+            tasks.spawn("serving certificate", move |stop| async move {
+                node::certificate::keep(serving, client, facts, stop).await;
+                Ok::<(), Error>(())
+            });
+        }
         let shared = shared.clone();
         tasks.spawn("server", move |stop| server::run(server, shared, stop));
     }

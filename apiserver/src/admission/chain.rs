@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::addresses::Addresses;
+use super::certificates;
 use super::escalation::Escalation;
 use super::limits::LimitRanger;
 use super::namespace::NamespaceLifecycle;
@@ -111,6 +112,23 @@ pub fn chain(
                 classes: source("node.k8s.io", "runtimeclasses"),
             }),
         ),
+        (
+            "CertificateApproval",
+            on,
+            Box::new(certificates::Speaks {
+                authz: authz.clone(),
+                verb: "approve",
+            }),
+        ),
+        (
+            "CertificateSigning",
+            on,
+            Box::new(certificates::Speaks {
+                authz: authz.clone(),
+                verb: "sign",
+            }),
+        ),
+        ("CertificateSubjectRestriction", on, Box::new(certificates::Subjects)),
         (
             "PodTopologyLabels",
             on,

@@ -3,6 +3,7 @@
 //! through the registry's caches; never writes an object of its own but reservations, which it undoes when the write fails.
 
 pub mod addresses;
+mod certificates;
 pub mod chain;
 mod escalation;
 mod limits;

@@ -1,6 +1,7 @@
 //! The controllers against a whole API server in the test's own thread, with the clock paused: everything they may do
 //! is what upstream's bootstrap roles let them.
 
+mod certificates;
 mod cleanup;
 mod crons;
 mod daemons;

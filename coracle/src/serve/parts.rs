@@ -148,6 +148,7 @@ pub(crate) async fn kubelet(node: Node, stop: CancellationToken) -> anyhow::Resu
         port: KUBELET_PORT,
         certificate: pki.certificate("kubelet"),
         key: pki.key("kubelet"),
+        request_certificate: true,
         client_ca: Some(pki.cluster_ca()),
         anonymous: false,
         webhook_authentication: true,
@@ -163,9 +164,14 @@ pub(crate) async fn proxy(node: Node, stop: CancellationToken) -> anyhow::Result
 pub(crate) async fn controllers(node: Node, stop: CancellationToken) -> anyhow::Result<()> {
     let clients = node.gateway.clients("system:kube-controller-manager", &[AUTHENTICATED]);
     let root_ca = std::fs::read_to_string(pki(&node).cluster_ca())?;
+    let signing = pki::Pair {
+        certificate: root_ca.clone(),
+        key: std::fs::read_to_string(pki(&node).key("ca"))?,
+    };
     let config = controllers::Config {
         cluster_cidr: Some(CLUSTER_CIDR.parse().context("a literal network")?),
         root_ca: Some(root_ca),
+        signing: Some(signing),
         ..controllers::Config::default()
     };
     Ok(controllers::run(config, clients, stop).await?)

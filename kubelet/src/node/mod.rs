@@ -3,6 +3,7 @@
 //! Nothing here knows pods.
 //! Invariant: only this room writes the Node's status, and it writes when something changed or the heartbeat is due.
 
+pub mod certificate;
 pub mod cni;
 pub mod facts;
 pub mod lease;
