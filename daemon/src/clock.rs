@@ -84,6 +84,13 @@ mod tests {
 
     use super::*;
 
+    #[tokio::test]
+    async fn nothing_is_told_while_the_clock_goes_on() {
+        let mut jumps = Jumps::new().unwrap();
+        let told = tokio::time::timeout(Duration::from_millis(20), jumps.next()).await;
+        assert!(told.is_err(), "{told:?}");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_time_of_day_moves_with_a_paused_clock() {
         let before = now();

@@ -26,6 +26,8 @@ mod refusals;
 mod samples;
 #[path = "one_node/usage.rs"]
 mod usage;
+#[path = "one_node/workloads.rs"]
+mod workloads;
 
 type Scenario = fn(&Node) -> anyhow::Result<()>;
 
@@ -57,6 +59,7 @@ fn main() -> std::process::ExitCode {
         helm::SCENARIOS,
         pods::SCENARIOS,
         certificates::SCENARIOS,
+        workloads::SCENARIOS,
     ]
     .concat();
     let first = libtest_mimic::run(&arguments, trials(&node, &together));

@@ -7,7 +7,7 @@ use testkit::FakeNode;
 
 use super::cluster;
 
-fn cron_job(name: &str, image: &str, spec: Value) -> CronJob {
+pub(crate) fn cron_job(name: &str, image: &str, spec: Value) -> CronJob {
     let mut cron = json!({
         "metadata": {"name": name, "namespace": "default"},
         "spec": {"schedule": "*/1 * * * *", "jobTemplate": {"spec": {"template": {

@@ -8,7 +8,7 @@ use testkit::{Cluster, FakeNode};
 
 use super::cluster;
 
-fn daemon_set(name: &str, spec: Value) -> DaemonSet {
+pub(crate) fn daemon_set(name: &str, spec: Value) -> DaemonSet {
     let mut set = json!({
         "metadata": {"name": name, "namespace": "default"},
         "spec": {"selector": {"matchLabels": {"app": name}}, "template": {

@@ -7,6 +7,7 @@ mod crons;
 mod daemons;
 mod network;
 mod nodes;
+mod rollouts;
 mod stateful;
 mod workloads;
 
@@ -15,8 +16,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use daemon::informer::Kind;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Endpoints, Event, Namespace, Node, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use testkit::{Cluster, FakeNode, deployment, job, service};
@@ -49,11 +50,23 @@ async fn nothing_is_written_where_nothing_happens() {
     cluster.create(deployment("web").replicas(3).deployment()).await;
     cluster.create(service("web").service()).await;
     cluster.create(job("once").job()).await;
+    cluster
+        .create(stateful::stateful_set("db", serde_json::json!({})))
+        .await;
+    cluster
+        .create(daemons::daemon_set("agent", serde_json::json!({})))
+        .await;
+    let never = serde_json::json!({"schedule": "0 0 1 1 *"});
+    cluster.create(crons::cron_job("yearly", "succeed", never)).await;
     cluster.pass(Duration::from_secs(60)).await;
     let changes = Arc::default();
     count::<Deployment>(&cluster, &changes).await;
     count::<ReplicaSet>(&cluster, &changes).await;
     count::<Job>(&cluster, &changes).await;
+    count::<StatefulSet>(&cluster, &changes).await;
+    count::<DaemonSet>(&cluster, &changes).await;
+    count::<ControllerRevision>(&cluster, &changes).await;
+    count::<CronJob>(&cluster, &changes).await;
     count::<Pod>(&cluster, &changes).await;
     count::<Node>(&cluster, &changes).await;
     count::<Namespace>(&cluster, &changes).await;

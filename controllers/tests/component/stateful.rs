@@ -6,7 +6,7 @@ use testkit::{Cluster, FakeNode};
 
 use super::cluster;
 
-fn stateful_set(name: &str, spec: Value) -> StatefulSet {
+pub(crate) fn stateful_set(name: &str, spec: Value) -> StatefulSet {
     let mut set = json!({
         "metadata": {"name": name, "namespace": "default"},
         "spec": {"replicas": 3, "serviceName": name, "selector": {"matchLabels": {"app": name}}, "template": {
