@@ -77,6 +77,32 @@ impl Context<'_> {
             versions,
         })
     }
+    /// One owner, one reference: the first counts. Upstream: endpoints/handlers/create.go (1.36).
+    fn dedup_owners(&self, new: &mut Object) {
+        let mut twice: Vec<String> = Vec::new();
+        let owners = new
+            .0
+            .get_mut("metadata")
+            .and_then(|metadata| metadata.get_mut("ownerReferences"));
+        if let Some(Value::Array(owners)) = owners {
+            let mut seen: Vec<String> = Vec::new();
+            owners.retain(|owner| {
+                let uid = owner.get("uid").and_then(Value::as_str).unwrap_or("");
+                if seen.iter().any(|known| known == uid) {
+                    twice.push(uid.to_owned());
+                    return false;
+                }
+                seen.push(uid.to_owned());
+                true
+            });
+        }
+        if !twice.is_empty() {
+            self.warn(format!(
+                ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+                twice.join(", ")
+            ));
+        }
+    }
     /// Says in `new` who owns what. Both are in the stored form.
     fn track(&self, row: &Row, live: Option<&Object>, new: &mut Object) {
         let By::Manager(manager) = self.by else { return };
@@ -213,6 +239,7 @@ impl Registry {
             });
         }
         row.strategy.default(&mut new);
+        context.dedup_owners(&mut new);
         context.track(row, None, &mut new);
         let name = new.name().to_owned();
         gate.mutate(&name, &mut new, None).await?;
@@ -344,6 +371,7 @@ impl Registry {
                 return Err(Status::conflict(row.about(), name, &why));
             }
             row.strategy.default(&mut new);
+            context.dedup_owners(&mut new);
             context.track(row, Some(&old), &mut new);
             gate.mutate(name, &mut new, Some(&old)).await?;
             let outcome = self.replace(row, context, &entry, &mut new, &old, gate).await;

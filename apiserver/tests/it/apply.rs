@@ -304,3 +304,91 @@ async fn ownership_holds_across_versions_of_a_kind() {
         "{last}"
     );
 }
+
+#[tokio::test]
+async fn clients_reset_and_rewrite_managed_fields_by_every_sort_of_patch() {
+    let kit = Kit::new().await;
+    let path = format!("{MAPS}/m");
+    for (kind, patch) in [
+        ("merge", json!({"metadata": {"managedFields": [{}]}})),
+        ("strategic-merge", json!({"metadata": {"managedFields": [{}]}})),
+        (
+            "json",
+            json!([{"op": "replace", "path": "/metadata/managedFields", "value": [{}]}]),
+        ),
+    ] {
+        let made = apply(&kit, &path, "fieldManager=me", YAML).await.expect(201);
+        // An empty list is no reset: clients that do not know the field would send it.
+        let mut empty = made.clone();
+        empty["metadata"]["managedFields"] = json!([]);
+        let kept = kit.put(&path, &empty).await.expect(200);
+        assert_eq!(kept["metadata"]["managedFields"], made["metadata"]["managedFields"]);
+        let reset = kit.patch(&path, kind, &patch).await.expect(200);
+        assert_eq!(reset["metadata"].get("managedFields"), None, "{kind}");
+        // Garbage does not fail a write.
+        let garbage =
+            json!({"metadata": {"managedFields": [{"manager": "x", "operation": "Nothing"}]}, "data": {"k": "2"}});
+        kit.patch(&path, "merge", &garbage).await.expect(200);
+        kit.delete(&path).await.expect(200);
+    }
+    // As kubectl does when it takes over from client-side apply.
+    let made = kit
+        .post(
+            &format!("{MAPS}?fieldManager=kubectl-client-side-apply"),
+            &json!({"metadata": {"name": "m"}, "data": {"k": "1"}}),
+        )
+        .await
+        .expect(201);
+    let mut entry = made["metadata"]["managedFields"][0].clone();
+    entry["manager"] = json!("kubectl");
+    entry["operation"] = json!("Apply");
+    let moved = kit
+        .patch(
+            &format!("{path}?fieldManager=kubectl"),
+            "json",
+            &json!([
+                {"op": "replace", "path": "/metadata/managedFields", "value": [entry]},
+                {"op": "replace", "path": "/metadata/resourceVersion", "value": made["metadata"]["resourceVersion"]},
+            ]),
+        )
+        .await
+        .expect(200);
+    assert_eq!(managers(&moved), [three("kubectl", "Apply", "")]);
+}
+
+#[tokio::test]
+async fn an_owner_that_is_named_twice_is_kept_once_with_a_warning() {
+    let kit = Kit::new().await;
+    let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"});
+    let answer = kit
+        .post(
+            MAPS,
+            &json!({"metadata": {"name": "m", "ownerReferences": [owner, owner]}}),
+        )
+        .await;
+    let warning = answer.headers["warning"].to_str().unwrap().to_owned();
+    assert!(warning.contains("duplicate UID(s) observed: u"), "{warning}");
+    let made = answer.expect(201);
+    assert_eq!(made["metadata"]["ownerReferences"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_event_keeps_its_owners_in_both_groups() {
+    let kit = Kit::new().await;
+    let event = json!({"metadata": {"name": "e", "namespace": "a"}, "eventTime": "2026-01-02T03:04:05.000000Z", "reason": "R", "action": "A", "type": "Normal",
+        "note": "text", "reportingController": "x.y/z", "reportingInstance": "i", "regarding": {"kind": "Pod", "name": "p", "namespace": "a"}});
+    kit.post("/apis/events.k8s.io/v1/namespaces/a/events?fieldManager=one", &event)
+        .await
+        .expect(201);
+    let got = kit
+        .patch(
+            "/api/v1/namespaces/a/events/e?fieldManager=two",
+            "merge",
+            &json!({"metadata": {"labels": {"x": "y"}}}),
+        )
+        .await
+        .expect(200);
+    let mut who = managers(&got);
+    who.sort();
+    assert_eq!(who, [three("one", "Update", ""), three("two", "Update", "")]);
+}

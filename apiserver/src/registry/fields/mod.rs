@@ -47,7 +47,7 @@ pub enum By<'a> {
 
 /// What a version of an object is called, and how to get there from the one of the request.
 pub trait Versions: Sync + std::fmt::Debug {
-    /// `None` for a version that is not served (any more): what was owned in it is nobody's.
+    /// `None` for a version that cannot be had: what was owned in it is nobody's.
     fn convert(&self, object: &Map<String, Value>, api_version: &str) -> Option<Map<String, Value>>;
 }
 
@@ -149,12 +149,16 @@ impl Versions for RowVersions<'_> {
             row.to_stored(&mut object);
             return Some(object.0);
         }
-        let version = row
+        row.to_stored(&mut object);
+        match row
             .versions
             .iter()
-            .find(|version| row.api_version(version) == api_version)?;
-        row.to_stored(&mut object);
-        row.from_stored(&mut object, version);
+            .find(|version| row.api_version(version) == api_version)
+        {
+            Some(version) => row.from_stored(&mut object, version),
+            // Known and not served: whatever it calls by the same name is still its owner's.
+            None => drop(object.0.insert("apiVersion".into(), api_version.into())),
+        }
         Some(object.0)
     }
 }

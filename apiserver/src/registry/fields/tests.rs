@@ -502,3 +502,95 @@ fn a_scale_moves_the_replicas_and_nothing_else() {
         "Apply failed with 1 conflict: conflict with \"me\": .spec.replicas"
     );
 }
+
+#[test]
+fn items_that_come_twice_are_owned_together_and_replaced_by_an_apply() {
+    let mut lab = Lab::new("", "v1", "Pod");
+    let pod = |env: Value| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+            "spec": {"containers": [{"name": "c", "image": "i", "env": env}]}})
+    };
+    let twice = json!([{"name": "A", "value": "1"}, {"name": "A", "value": "2"}, {"name": "B", "value": "b"}]);
+    lab.update("old", pod(twice.clone()));
+    let env = "/f:spec/f:containers/k:{\"name\":\"c\"}/f:env";
+    assert_eq!(
+        lab.owned("old").pointer(env).unwrap(),
+        &json!({".": {}, "k:{\"name\":\"A\"}": {}, "k:{\"name\":\"B\"}": {".": {}, "f:name": {}, "f:value": {}}})
+    );
+    // Who says nothing of them leaves both alone.
+    lab.apply("me", pod(json!([{"name": "C", "value": "c"}])));
+    assert_eq!(lab.at("/spec/containers/0/env").as_array().unwrap().len(), 4);
+    let status = lab.refused(
+        "me",
+        pod(json!([{"name": "A", "value": "1"}, {"name": "C", "value": "c"}])),
+    );
+    assert_eq!(
+        status.message,
+        "Apply failed with 1 conflict: conflict with \"old\" using v1: .spec.containers[name=\"c\"].env[name=\"A\"]"
+    );
+    let config = pod(json!([{"name": "A", "value": "1"}, {"name": "C", "value": "c"}]));
+    lab.try_apply("me", config, true).unwrap();
+    let mut names: Vec<String> = lab
+        .at("/spec/containers/0/env")
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| e["name"].to_string())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["\"A\"", "\"B\"", "\"C\""]);
+}
+
+#[test]
+fn what_is_written_in_another_form_is_still_the_same_value_at_rest() {
+    let mut lab = Lab::new("", "v1", "Pod");
+    let pod = |cpu: Value| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "creationTimestamp": null},
+            "spec": {"containers": [{"name": "c", "image": "i", "resources": {"limits": {"cpu": cpu}}}]}})
+    };
+    lab.apply("me", pod(json!("1000m")));
+    assert_eq!(lab.at("/spec/containers/0/resources/limits/cpu"), "1");
+    let before = lab.live.clone().unwrap();
+    lab.apply("me", pod(json!(1)));
+    let mut after = lab.live.clone().unwrap();
+    same_but_times(&before, &mut after);
+    assert_eq!(after, before);
+    // To another applier the letters count, as they do upstream.
+    assert_eq!(lab.refused("you", pod(json!("1000m"))).code, 409);
+    lab.apply("you", pod(json!("1")));
+}
+
+#[test]
+fn a_port_that_goes_takes_no_other_with_it() {
+    let mut lab = Lab::new("", "v1", "Service");
+    let service = |ports: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": ports}});
+    lab.apply("me", service(json!([{"port": 53, "name": "udp", "protocol": "UDP"}, {"port": 53, "name": "tcp"}, {"port": 80, "name": "web"}])));
+    lab.apply(
+        "me",
+        service(json!([{"port": 53, "name": "tcp"}, {"port": 80, "name": "web"}])),
+    );
+    let ports: Vec<Value> = lab
+        .at("/spec/ports")
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| json!([p["port"], p["protocol"]]))
+        .collect();
+    assert_eq!(ports, [json!([53, "TCP"]), json!([80, "TCP"])]);
+}
+
+#[test]
+fn an_item_stays_while_any_applier_says_it() {
+    let mut lab = Lab::new("apps", "v1", "Deployment");
+    let both = json!([{"name": "a", "image": "i"}, {"name": "b", "image": "i"}]);
+    lab.apply("me", web(1, both));
+    lab.apply(
+        "you",
+        deployment(json!({"template": {"spec": {"containers": [{"name": "b", "image": "i"}]}}})),
+    );
+    lab.apply("me", web(1, json!([{"name": "a", "image": "i"}])));
+    assert_eq!(lab.at("/spec/template/spec/containers").as_array().unwrap().len(), 2);
+    assert_eq!(lab.at("/spec/template/spec/containers/1/image"), "i");
+    lab.apply("you", deployment(json!({})));
+    assert_eq!(lab.at("/spec/template/spec/containers").as_array().unwrap().len(), 1);
+}
