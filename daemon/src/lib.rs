@@ -1,5 +1,5 @@
 //! What every process of Coracle does, whatever its part: flags, supervised tasks, signals, logs, health, TLS files,
-//! API clients, shared informers, work queues, events and leader election.
+//! API clients, shared informers, work queues, events, leader election, and connections that have left HTTP.
 //! It knows the API's objects by their metadata only: what a kind means belongs to the parts.
 //! Nothing in here polls: work is caused by an event, or by the one timer that an event set.
 
@@ -22,6 +22,7 @@ pub mod supervise;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;
+pub mod wire;
 
 pub use clients::Clients;
 pub use events::Recorder;

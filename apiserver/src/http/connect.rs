@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use daemon::wire;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
@@ -17,9 +18,8 @@ use rustls::pki_types::ServerName;
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_util::task::TaskTracker;
 
-use super::{Call, options};
+use super::{Call, messages, options};
 use crate::admission::Operation;
 use crate::authz;
 use crate::cache::Filter;
@@ -95,6 +95,14 @@ pub(super) async fn log(call: &Call<'_>, row: &Row) -> Result<Response<Body>, St
     if !response.status().is_success() {
         return Err(refused(response, row.about(), pod.name()).await);
     }
+    if let Some(client) = call
+        .head
+        .extensions
+        .get::<OnUpgrade>()
+        .filter(|_| messages::wanted(&call.head.headers))
+    {
+        return messages::answer(call, client.clone(), response.into_body());
+    }
     let (head, body) = response.into_parts();
     let mut answer = Response::new(Body::new(body));
     let plain = HeaderValue::from_static("text/plain");
@@ -168,9 +176,9 @@ pub(super) async fn upgrade(call: &Call<'_>, row: &Row, part: Subresource) -> Re
     )?;
     let response = send(call, &place, request).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Err(refused(response, row.about(), pod.name()).await);
+        return Ok(echo(response).await);
     }
-    Ok(tunnel(&call.api.tunnels, client.clone(), response))
+    Ok(tunnel(call, client.clone(), response))
 }
 
 /// The proxies: whatever the client sends goes to the pod, the service or the node.
@@ -207,7 +215,7 @@ pub(super) async fn proxy(call: &Call<'_>, row: &Row, body: Body) -> Result<Resp
     if response.status() == StatusCode::SWITCHING_PROTOCOLS
         && let Some(client) = call.head.extensions.get::<OnUpgrade>()
     {
-        return Ok(tunnel(&call.api.tunnels, client.clone(), response));
+        return Ok(tunnel(call, client.clone(), response));
     }
     let (mut head, body) = response.into_parts();
     hop_by_hop(&mut head.headers);
@@ -490,8 +498,8 @@ pub(super) async fn send(
         status
     };
     let dialed = tokio::time::timeout(DIAL_TIMEOUT, dial(call, place)).await;
-    let stream = match dialed {
-        Ok(Ok(stream)) => stream,
+    let (stream, peer) = match dialed {
+        Ok(Ok(dialed)) => dialed,
         Ok(Err(error)) => return Err(failed(&error)),
         Err(_) => return Err(failed(&format!("dial tcp {}:{}: i/o timeout", place.host, place.port))),
     };
@@ -501,14 +509,17 @@ pub(super) async fn send(
             tracing::debug!(%error, "a connection to a far end broke");
         }
     });
-    sender.send_request(request).await.map_err(|e| failed(&e))
+    let mut response = sender.send_request(request).await.map_err(|e| failed(&e))?;
+    response.extensions_mut().insert(peer);
+    Ok(response)
 }
 
-async fn dial(call: &Call<'_>, place: &Place) -> std::io::Result<Box<dyn Stream>> {
+async fn dial(call: &Call<'_>, place: &Place) -> std::io::Result<(Box<dyn Stream>, wire::Peer)> {
     let stream = TcpStream::connect((place.host.as_str(), place.port)).await?;
-    stream.set_nodelay(true)?;
+    let stream = wire::Socket::new(stream)?;
+    let peer = stream.peer();
     if !place.secure {
-        return Ok(Box::new(stream));
+        return Ok((Box::new(stream), peer));
     }
     let Some(access) = &call.api.kubelet else {
         return Err(std::io::Error::other(
@@ -517,13 +528,15 @@ async fn dial(call: &Call<'_>, place: &Place) -> std::io::Result<Box<dyn Stream>
     };
     let name = ServerName::try_from(place.host.clone()).map_err(std::io::Error::other)?;
     let connector = tokio_rustls::TlsConnector::from(access.tls.clone());
-    Ok(Box::new(connector.connect(name, stream).await?))
+    Ok((Box::new(connector.connect(name, stream).await?), peer))
 }
 
-/// Joins both upgrades for as long as either side sends; the end of one direction is passed on and the other goes on.
-fn tunnel(tunnels: &TaskTracker, client: OnUpgrade, mut response: Response<hyper::body::Incoming>) -> Response<Body> {
+/// Joins both upgrades until either side ends.
+fn tunnel(call: &Call<'_>, client: OnUpgrade, mut response: Response<hyper::body::Incoming>) -> Response<Body> {
+    let far = response.extensions().get::<wire::Peer>().cloned();
+    let peers = (call.head.extensions.get::<wire::Peer>().cloned(), far);
     let backend = hyper::upgrade::on(&mut response);
-    tunnels.spawn(async move {
+    call.api.tunnels.spawn(async move {
         let (client, backend) = match tokio::try_join!(client, backend) {
             Ok(both) => both,
             Err(error) => {
@@ -531,8 +544,7 @@ fn tunnel(tunnels: &TaskTracker, client: OnUpgrade, mut response: Response<hyper
                 return;
             }
         };
-        let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-        if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut backend).await {
+        if let Err(error) = wire::relay(TokioIo::new(client), TokioIo::new(backend), peers).await {
             tracing::debug!(%error, "a tunnel broke");
         }
     });
@@ -579,6 +591,18 @@ fn hop_by_hop(headers: &mut HeaderMap) {
     ] {
         headers.remove(name);
     }
+}
+
+/// What a kubelet said instead of upgrading, in its words: clients show them as they are.
+async fn echo(response: Response<hyper::body::Incoming>) -> Response<Body> {
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, REFUSAL_LIMIT).collect().await;
+    let mut answer = Response::new(Body::from(body.map(|b| b.to_bytes()).unwrap_or_default()));
+    *answer.status_mut() = head.status;
+    if let Some(kind) = head.headers.get(CONTENT_TYPE) {
+        answer.headers_mut().insert(CONTENT_TYPE, kind.clone());
+    }
+    answer
 }
 
 /// What the far end said when it refused, as a Status.

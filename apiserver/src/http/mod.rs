@@ -15,6 +15,7 @@ mod get;
 mod health;
 pub mod info;
 mod list;
+mod messages;
 mod metrics;
 mod negotiate;
 mod openapi;

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
+use daemon::wire::Socket;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode};
@@ -327,8 +328,11 @@ async fn connection(
     limits: &Limits,
     stop: CancellationToken,
 ) {
-    // Without it a small answer waits for the peer's delayed acknowledgement. A socket that is gone fails below.
-    let _ = stream.set_nodelay(true);
+    let stream = match Socket::new(stream) {
+        Ok(stream) => stream,
+        Err(error) => return debug!(%address, %error, "the connection was gone at once"),
+    };
+    let client = stream.peer();
     let keys = tls.keys();
     let acceptor = tokio_rustls::TlsAcceptor::from(keys.config.clone());
     let stream = match tokio::time::timeout(limits.handshake, acceptor.accept(stream)).await {
@@ -344,6 +348,7 @@ async fn connection(
     drop(keys);
     let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(client.clone());
         answer(router.clone(), request.map(Body::new)).map(Ok::<_, Infallible>)
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

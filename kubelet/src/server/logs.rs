@@ -1,6 +1,8 @@
 //! A container's log: lines of the runtime's format come in from its file, plain text goes out, followed while the container runs.
 
 use std::{
+    collections::HashSet,
+    ffi::OsString,
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
     os::{
@@ -8,12 +10,15 @@ use std::{
         unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use tokio::{io::unix::AsyncFd, sync::mpsc};
+use tokio::{io::unix::AsyncFd, sync::mpsc, time::Instant};
+
+use super::rotate;
 
 /// As in the API's PodLogOptions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -180,7 +185,7 @@ async fn copy(
 ) -> io::Result<()> {
     let follow = options.follow;
     // Watched before it is read, so that nothing written in between is missed.
-    let watch = if follow { Some(Watch::new(path)?) } else { None };
+    let mut watch = if follow { Some(Watch::new(path)?) } else { None };
     let mut file = File::open(path)?;
     let start = match options.tail {
         Some(lines) => tail(&mut file, lines)?,
@@ -189,7 +194,8 @@ async fn copy(
     file.seek(SeekFrom::Start(start))?;
     let mut filter = Filter::new(options);
     let mut buffer = vec![0; 32 << 10];
-    let mut complete = !follow;
+    let mut complete = false;
+    let mut turn = Turn::default();
     loop {
         let read = file.read(&mut buffer)?;
         if read > 0 {
@@ -202,13 +208,31 @@ async fn copy(
             }
             continue;
         }
-        if let Some(next) = rotated(path, &file)? {
-            file = next;
-            continue;
-        }
-        let Some(watch) = watch.as_ref().filter(|_| !complete) else {
+        let Some(watch) = watch.as_mut() else {
             return Ok(());
         };
+        if let Some(next) = successor(path, &file)? {
+            if turn.sure {
+                (file, turn) = (next.file, Turn::default());
+                continue;
+            }
+            let since = *turn.since.get_or_insert_with(Instant::now);
+            if next.settled || watch.closed.contains(&next.after) || complete || since.elapsed() >= SETTLE {
+                // What came between the last read and this finding.
+                turn.sure = true;
+                continue;
+            }
+            tokio::select! {
+                biased;
+                () = out.closed() => return Ok(()),
+                changed = watch.changed() => changed?,
+                () = tokio::time::sleep_until(since + SETTLE) => {}
+            }
+            continue;
+        }
+        if complete {
+            return Ok(());
+        }
         tokio::select! {
             biased;
             () = out.closed() => return Ok(()),
@@ -218,26 +242,64 @@ async fn copy(
     }
 }
 
-/// The file that has taken this one's place, when it was rotated away.
-fn rotated(path: &Path, file: &File) -> io::Result<Option<File>> {
-    let now = match fs::metadata(path) {
-        Ok(meta) => meta,
-        // Between the rename and the runtime's reopening.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+/// The runtime goes on writing to a file that was put aside until it has opened the next one; if it is not seen to close the
+/// old one, this long is waited.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// How far the change to the next file has come.
+#[derive(Debug, Default)]
+struct Turn {
+    /// When the next file was first seen.
+    since: Option<Instant>,
+    /// Nothing more is written to this one: when it has been read to its end, it is done.
+    sure: bool,
+}
+
+/// The file that comes after another.
+#[derive(Debug)]
+struct Next {
+    file: File,
+    /// What the other is called by now.
+    after: OsString,
+    /// The runtime has begun a third one since, and surely left the first.
+    settled: bool,
+}
+
+/// The file that was begun after this one, when this one was put aside. A slow reader may be several files behind.
+fn successor(path: &Path, file: &File) -> io::Result<Option<Next>> {
+    let identity = |meta: &fs::Metadata| (meta.dev(), meta.ino());
+    let open = |path: &Path| match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        // Between the rename and the runtime's reopening, or removed meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     };
-    let had = file.metadata()?;
-    if (now.dev(), now.ino()) == (had.dev(), had.ino()) {
-        Ok(None)
-    } else {
-        File::open(path).map(Some)
+    let had = identity(&file.metadata()?);
+    if fs::metadata(path).is_ok_and(|now| identity(&now) == had) {
+        return Ok(None);
     }
+    let aside = rotate::aside(path)?;
+    let place = aside
+        .iter()
+        .position(|old| fs::metadata(old).is_ok_and(|meta| identity(&meta) == had));
+    // One that was removed was older than all that are left.
+    let next = aside.get(place.map_or(0, |place| place + 1));
+    let after = place.and_then(|place| aside[place].file_name()).unwrap_or_default();
+    let settled = next.is_some();
+    let file = open(next.map_or(path, PathBuf::as_path))?;
+    Ok(file.map(|file| Next {
+        file,
+        after: after.to_owned(),
+        settled,
+    }))
 }
 
 /// inotify on the log's directory: its file grows, goes and comes there.
 #[derive(Debug)]
 struct Watch {
     fd: AsyncFd<Queue>,
+    /// Files that were closed by their writer.
+    closed: HashSet<OsString>,
 }
 
 #[derive(Debug)]
@@ -255,21 +317,33 @@ impl Watch {
         let dir = path.parent().unwrap_or(path);
         queue.add_watch(
             dir,
-            AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO,
+            AddWatchFlags::IN_MODIFY
+                | AddWatchFlags::IN_CREATE
+                | AddWatchFlags::IN_MOVED_TO
+                | AddWatchFlags::IN_CLOSE_WRITE,
         )?;
         #[allow(
             deprecated,
             reason = "its successor is unsafe to call; this descriptor is owned by what is given to it and never changes"
         )]
         let fd = AsyncFd::new(Queue(queue))?;
-        Ok(Watch { fd })
+        Ok(Watch {
+            fd,
+            closed: HashSet::new(),
+        })
     }
 
-    async fn changed(&self) -> io::Result<()> {
+    async fn changed(&mut self) -> io::Result<()> {
         loop {
             let mut ready = self.fd.readable().await?;
             match ready.get_inner().0.read_events() {
-                Ok(_) => return Ok(()),
+                Ok(events) => {
+                    let closed = events
+                        .into_iter()
+                        .filter(|e| e.mask.contains(AddWatchFlags::IN_CLOSE_WRITE));
+                    self.closed.extend(closed.filter_map(|e| e.name));
+                    return Ok(());
+                }
                 Err(nix::Error::EAGAIN) => ready.clear_ready(),
                 Err(error) => return Err(error.into()),
             }
@@ -399,5 +473,85 @@ mod tests {
         assert_eq!(next(text.recv().await), "three\n");
         end.send(()).unwrap();
         assert!(text.recv().await.is_none());
+    }
+
+    fn stamped(number: usize) -> String {
+        format!("2026-11-21T01:00:00Z stdout F {number}\n")
+    }
+
+    /// A runtime that is told to begin another file still writes to the old one for a moment.
+    #[tokio::test]
+    async fn no_line_is_lost_or_repeated_over_many_rotations() {
+        const ROUNDS: usize = 60;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        fs::write(&path, "").unwrap();
+        let (out, mut text) = mpsc::channel(1);
+        let (end, ended) = oneshot::channel();
+        let options = Options {
+            follow: true,
+            ..Options::default()
+        };
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(send(path.clone(), options, Told(Some(ended)), out));
+        let append = |path: &Path| fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+        let mut file = append(&path);
+        let mut number = 0;
+        let mut line = |file: &mut File| {
+            file.write_all(stamped(number).as_bytes()).unwrap();
+            number += 1;
+        };
+        for round in 0..ROUNDS {
+            line(&mut file);
+            tokio::task::yield_now().await;
+            let aside = dir.path().join(format!("0.log.20261121-{round:06}"));
+            fs::rename(&path, &aside).unwrap();
+            line(&mut file);
+            let next = append(&path);
+            tokio::task::yield_now().await;
+            line(&mut file);
+            file = next;
+            line(&mut file);
+            if round % 7 == 0 {
+                // The reader comes to the end of what there is.
+                tokio::time::sleep(Duration::from_millis(3)).await;
+            }
+        }
+        end.send(()).unwrap();
+        let mut all = Vec::new();
+        while let Some(part) = text.recv().await {
+            all.extend_from_slice(&part.unwrap());
+        }
+        let want: String = (0..4 * ROUNDS).map(|n| format!("{n}\n")).collect();
+        assert_eq!(String::from_utf8(all).unwrap(), want);
+    }
+
+    #[test]
+    fn a_reader_that_is_files_behind_goes_on_with_the_next_older_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        for (name, text) in [
+            ("0.log.20260101-000000", "a"),
+            ("0.log.20260102-000000", "b"),
+            ("0.log", "c"),
+        ] {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let mut file = File::open(dir.path().join("0.log.20260101-000000")).unwrap();
+        for want in ["b", "c"] {
+            file = successor(&path, &file).unwrap().unwrap().file;
+            let mut text = String::new();
+            file.read_to_string(&mut text).unwrap();
+            assert_eq!(text, want);
+        }
+        assert!(successor(&path, &file).unwrap().is_none());
+        // Its own file was removed: the oldest that is left comes next.
+        let gone = dir.path().join("gone");
+        let file = File::create(&gone).unwrap();
+        fs::remove_file(gone).unwrap();
+        let mut text = String::new();
+        let mut next = successor(&path, &file).unwrap().unwrap();
+        next.file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "a");
     }
 }

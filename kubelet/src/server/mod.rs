@@ -9,11 +9,11 @@ pub mod rotate;
 pub mod spdy;
 pub mod stream;
 pub mod tls;
-pub mod websocket;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use daemon::wire::Socket;
 use futures::{FutureExt, future::BoxFuture};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
@@ -110,11 +110,12 @@ pub async fn run(server: Server, shared: Arc<Shared>, stop: CancellationToken) -
 
 async fn connection(context: Arc<Context>, acceptor: TlsAcceptor, stream: TcpStream) {
     let shake = async {
-        stream.set_nodelay(true)?;
-        acceptor.accept(stream).await
+        let stream = Socket::new(stream)?;
+        let peer = stream.peer();
+        Ok::<_, io::Error>((acceptor.accept(stream).await?, peer))
     };
-    let stream = match tokio::time::timeout(Duration::from_secs(10), shake).await {
-        Ok(Ok(stream)) => stream,
+    let (stream, peer) = match tokio::time::timeout(Duration::from_secs(10), shake).await {
+        Ok(Ok(shaken)) => shaken,
         Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
         Err(_) => return,
     };
@@ -125,7 +126,9 @@ async fn connection(context: Arc<Context>, acceptor: TlsAcceptor, stream: TcpStr
         .and_then(|c| c.first())
         .map(|c| c.clone().into_owned());
     let certificate = Arc::new(certificate);
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        // For sessions, which outlive their request.
+        request.extensions_mut().insert(peer.clone());
         let (context, certificate) = (context.clone(), certificate.clone());
         async move { Ok::<_, Infallible>(respond(&context, certificate.as_ref().as_ref(), request).await) }
     });
@@ -288,7 +291,13 @@ async fn running(context: &Context, namespace: &str, pod: &str, container: &str)
         .containers
         .into_iter()
         .find(|c| c.name == container && c.running());
-    seen.ok_or_else(|| Failure(StatusCode::NOT_FOUND, format!("container not found (\"{container}\")")))
+    // The code is upstream's, which knows of no better one.
+    seen.ok_or_else(|| {
+        Failure(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("container not found (\"{container}\")"),
+        )
+    })
 }
 
 fn session<B>(

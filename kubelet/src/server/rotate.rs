@@ -51,7 +51,15 @@ async fn look(shared: &Shared) -> Result<(), crate::runtime::Error> {
             continue;
         }
         match set_aside(&path, shared.config.log_max_files) {
-            Ok(()) => shared.runtime.reopen_log(&container.id).await?,
+            Ok(aside) => {
+                if let Err(error) = shared.runtime.reopen_log(&container.id).await {
+                    // The runtime writes on to the same file, and readers look for it by its name.
+                    if !path.exists() {
+                        put_back(&aside, &path);
+                    }
+                    return Err(error);
+                }
+            }
             Err(error) => tracing::warn!(path = %path.display(), %error, "a log was not rotated"),
         }
     }
@@ -70,11 +78,22 @@ fn too_long(root: &Path, most: u64) -> Vec<PathBuf> {
 }
 
 /// Renames the log and forgets the oldest of those put aside, so that `files` remain with the new one.
-fn set_aside(path: &Path, files: u32) -> io::Result<()> {
+fn set_aside(path: &Path, files: u32) -> io::Result<PathBuf> {
     let stamp = Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
     let mut target = path.as_os_str().to_owned();
     target.push(format!(".{stamp}"));
     fs::rename(path, &target)?;
+    let mut old = aside(path)?;
+    let keep = usize::try_from(files.saturating_sub(1)).unwrap_or(usize::MAX);
+    let surplus = old.len().saturating_sub(keep);
+    for path in old.drain(..surplus) {
+        fs::remove_file(path)?;
+    }
+    Ok(target.into())
+}
+
+/// The files that this log was put aside as, the oldest first.
+pub(super) fn aside(path: &Path) -> io::Result<Vec<PathBuf>> {
     let prefix = format!("{}.", path.file_name().unwrap_or_default().to_string_lossy());
     let dir = path.parent().unwrap_or(path);
     let mut old: Vec<PathBuf> = fs::read_dir(dir)?
@@ -83,12 +102,13 @@ fn set_aside(path: &Path, files: u32) -> io::Result<()> {
         .map(|e| e.path())
         .collect();
     old.sort();
-    let keep = usize::try_from(files.saturating_sub(1)).unwrap_or(usize::MAX);
-    let surplus = old.len().saturating_sub(keep);
-    for path in old.drain(..surplus) {
-        fs::remove_file(path)?;
+    Ok(old)
+}
+
+fn put_back(aside: &Path, path: &Path) {
+    if let Err(error) = fs::rename(aside, path) {
+        tracing::warn!(path = %path.display(), %error, "a log could not be put back");
     }
-    Ok(())
 }
 
 #[cfg(test)]

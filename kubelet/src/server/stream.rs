@@ -6,6 +6,10 @@
 use std::io;
 
 use bytes::{Bytes, BytesMut};
+use daemon::wire::{
+    self, Peer, Socket,
+    websocket::{self, Message, Op, Reader},
+};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::upgrade::Upgraded;
@@ -15,11 +19,9 @@ use tokio::{
     net::TcpStream,
     sync::Mutex,
 };
+use tokio_util::sync::CancellationToken;
 
-use super::{
-    spdy::{Decoder, Encoder, Frame},
-    websocket::{self, Message, Op, Reader},
-};
+use super::spdy::{Decoder, Encoder, Frame};
 
 /// WebSocket sub-protocols that only we speak.
 const V5: &str = "v5.channel.k8s.io";
@@ -117,7 +119,7 @@ where
             wanted.insert("x-stream-protocol-version", HeaderValue::from_static(protocol));
         }
     }
-    let (answer, runtime) = open(url, wanted).await?;
+    let (answer, runtime, far) = open(url, wanted).await?;
     let mut response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
     let headers = response.headers_mut().expect("a fresh builder has headers");
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -142,6 +144,7 @@ where
     let response = response
         .body(Empty::new())
         .expect("the parts were checked when they were put in");
+    let peers = (request.extensions().get::<Peer>().cloned(), Some(far));
     let client = hyper::upgrade::on(&mut request);
     let carry = async move {
         let client = match client.await {
@@ -149,8 +152,8 @@ where
             Err(error) => return tracing::debug!(%error, "the client did not upgrade"),
         };
         let ended = match speech {
-            Speech::Same => pass(client, runtime).await,
-            Speech::Tunnel => tunnel(client, runtime).await,
+            Speech::Same => wire::relay(client, runtime, peers).await,
+            Speech::Tunnel => tunnel(client, runtime, peers).await,
             Speech::V5 => {
                 let streams = streams.unwrap_or(Streams {
                     stdin: true,
@@ -158,7 +161,7 @@ where
                     stderr: true,
                     tty: false,
                 });
-                translate(client, runtime, streams).await
+                translate(client, runtime, streams, peers).await
             }
         };
         if let Err(error) = ended {
@@ -170,7 +173,7 @@ where
 
 type Runtime = TokioIo<Upgraded>;
 
-async fn open(url: &str, headers: HeaderMap) -> Result<(HeaderMap, Runtime), Error> {
+async fn open(url: &str, headers: HeaderMap) -> Result<(HeaderMap, Runtime, Peer), Error> {
     let uri: http::Uri = url.parse().map_err(|_| Error::Address(url.to_owned()))?;
     let authority = uri.authority().ok_or_else(|| Error::Address(url.to_owned()))?;
     let address = (
@@ -178,8 +181,8 @@ async fn open(url: &str, headers: HeaderMap) -> Result<(HeaderMap, Runtime), Err
         authority.port_u16().unwrap_or(80),
     );
     let stream = TcpStream::connect(address).await.map_err(Error::Connect)?;
-    // Keystrokes are small and wanted at once.
-    stream.set_nodelay(true).map_err(Error::Connect)?;
+    let stream = Socket::new(stream).map_err(Error::Connect)?;
+    let peer = stream.peer();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(Error::Http)?;
@@ -241,47 +244,83 @@ async fn open(url: &str, headers: HeaderMap) -> Result<(HeaderMap, Runtime), Err
             }
         }
     };
-    Ok((headers, TokioIo::new(upgraded)))
+    Ok((headers, TokioIo::new(upgraded), peer))
 }
 
-async fn pass(mut client: impl AsyncRead + AsyncWrite + Unpin, mut runtime: Runtime) -> io::Result<()> {
-    tokio::io::copy_bidirectional(&mut client, &mut runtime).await.map(drop)
-}
+/// As much as is gathered before it is written.
+const BATCH: usize = 64 << 10;
 
 /// Bytes of the tunnel are the payload of binary messages, in both directions.
-async fn tunnel(client: impl AsyncRead + AsyncWrite, runtime: Runtime) -> io::Result<()> {
+async fn tunnel(
+    client: impl AsyncRead + AsyncWrite,
+    runtime: impl AsyncRead + AsyncWrite,
+    peers: (Option<Peer>, Option<Peer>),
+) -> io::Result<()> {
     let (from_client, to_client) = tokio::io::split(client);
     let (mut from_runtime, mut to_runtime) = tokio::io::split(runtime);
     let to_client = Mutex::new(to_client);
+    let done = CancellationToken::new();
+    let heard = done.clone();
+    let mut reader = Reader::new(from_client);
     let inward = async {
-        let mut reader = Reader::new(from_client);
-        while let Some(message) = reader.next().await? {
-            match message {
-                Message::Data(data) => {
-                    to_runtime.write_all(&data).await?;
-                    to_runtime.flush().await?;
+        let forward = async {
+            while let Some(message) = reader.next().await? {
+                match message {
+                    Message::Data(data) => {
+                        to_runtime.write_all(&data).await?;
+                        to_runtime.flush().await?;
+                    }
+                    Message::Ping(data) => websocket::write(&mut *to_client.lock().await, Op::Pong, &data).await?,
+                    Message::Close => break,
                 }
-                Message::Ping(data) => websocket::write(&mut *to_client.lock().await, Op::Pong, &[], &data).await?,
-                Message::Close => break,
             }
+            to_runtime.shutdown().await
+        };
+        match unless(&heard, forward).await {
+            Some(ended) if told(&ended) => ended,
+            _ => reader.drain().await,
         }
-        to_runtime.shutdown().await
     };
     let outward = async {
-        let mut buffer = BytesMut::with_capacity(32 << 10);
-        loop {
+        let (mut buffer, mut out) = (BytesMut::with_capacity(BATCH), BytesMut::new());
+        let ended = loop {
             buffer.clear();
-            if from_runtime.read_buf(&mut buffer).await? == 0 {
-                return websocket::close(&mut *to_client.lock().await, 1000).await;
+            match from_runtime.read_buf(&mut buffer).await {
+                Ok(0) => break Ok(()),
+                Ok(_) => {}
+                Err(error) => break Err(error),
             }
-            websocket::write(&mut *to_client.lock().await, Op::Binary, &[], &buffer).await?;
-        }
+            out.clear();
+            websocket::put(&mut out, Op::Binary, &[], &buffer);
+            send(&to_client, &out).await?;
+        };
+        ended.and(websocket::close(&mut *to_client.lock().await, 1000).await)
     };
-    // Either side's end is the end of both.
+    wire::both(inward, outward, peers.0, peers.1, done).await
+}
+
+/// Whether the client ended its part itself, by a goodbye or by nonsense. When instead the runtime takes no more, the client
+/// has yet to hear why, and when the connection broke, reading on shows that at once.
+fn told(ended: &io::Result<()>) -> bool {
+    ended
+        .as_ref()
+        .err()
+        .is_none_or(|error| error.kind() == io::ErrorKind::InvalidData)
+}
+
+/// What the work comes to, or nothing where it was called off.
+async fn unless<T>(off: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
-        end = inward => end,
-        end = outward => end,
+        biased;
+        done = work => Some(done),
+        () = off.cancelled() => None,
     }
+}
+
+async fn send(to: &Mutex<impl AsyncWrite + Unpin>, bytes: &[u8]) -> io::Result<()> {
+    let mut to = to.lock().await;
+    to.write_all(bytes).await?;
+    to.flush().await
 }
 
 /// Channels of the WebSocket protocol.
@@ -298,20 +337,29 @@ mod channel {
 /// Frames towards the runtime, with the compression that they share.
 struct Outgoing<W> {
     encoder: Encoder,
+    bytes: BytesMut,
     inner: W,
 }
 
 impl<W: AsyncWrite + Unpin> Outgoing<W> {
-    async fn send(&mut self, frame: &Frame) -> io::Result<()> {
-        let mut bytes = BytesMut::new();
-        self.encoder.encode(frame, &mut bytes)?;
-        self.inner.write_all(&bytes).await?;
+    /// Gathers a frame, and sends what was gathered when that is much.
+    async fn put(&mut self, frame: &Frame) -> io::Result<()> {
+        self.encoder.encode(frame, &mut self.bytes)?;
+        if self.bytes.len() < BATCH {
+            return Ok(());
+        }
+        self.send().await
+    }
+
+    async fn send(&mut self) -> io::Result<()> {
+        self.inner.write_all(&self.bytes).await?;
+        self.bytes.clear();
         self.inner.flush().await
     }
 }
 
 /// WebSocket v5 to SPDY and back.
-async fn translate<C, R>(client: C, runtime: R, streams: Streams) -> io::Result<()>
+async fn translate<C, R>(client: C, runtime: R, streams: Streams, peers: (Option<Peer>, Option<Peer>)) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite,
     R: AsyncRead + AsyncWrite,
@@ -319,10 +367,11 @@ where
     let (from_client, to_client) = tokio::io::split(client);
     let (mut from_runtime, to_runtime) = tokio::io::split(runtime);
     let to_client = Mutex::new(to_client);
-    let to_runtime = Mutex::new(Outgoing {
+    let mut to_runtime = Outgoing {
         encoder: Encoder::default(),
+        bytes: BytesMut::new(),
         inner: to_runtime,
-    });
+    };
     // In the order in which the runtime's server expects them.
     let wanted = [
         ("error", channel::ERROR, true),
@@ -336,61 +385,66 @@ where
         if wanted {
             let stream = opened.len() as u32 * 2 + 1;
             let headers = vec![("streamtype".to_owned(), kind.to_owned())];
-            to_runtime
-                .lock()
-                .await
-                .send(&Frame::SynStream {
-                    stream,
-                    fin: false,
-                    headers,
-                })
-                .await?;
+            let fin = false;
+            to_runtime.put(&Frame::SynStream { stream, fin, headers }).await?;
             opened.push((stream, channel));
         }
     }
+    to_runtime.send().await?;
+    let to_runtime = Mutex::new(to_runtime);
     let stream_of = |channel: u8| opened.iter().find(|(_, c)| *c == channel).map(|(s, _)| *s);
+    let done = CancellationToken::new();
+    let heard = done.clone();
+    let mut reader = Reader::new(from_client);
     let inward = async {
-        let mut reader = Reader::new(from_client);
-        while let Some(message) = reader.next().await? {
-            match message {
-                Message::Ping(data) => websocket::write(&mut *to_client.lock().await, Op::Pong, &[], &data).await?,
-                Message::Close => break,
-                Message::Data(mut data) => {
-                    if data.is_empty() {
-                        continue;
+        let forward = async {
+            'read: while let Some(first) = reader.next().await? {
+                let mut to_runtime = to_runtime.lock().await;
+                let mut next = Some(first);
+                while let Some(message) = next {
+                    match message {
+                        Message::Ping(data) => {
+                            websocket::write(&mut *to_client.lock().await, Op::Pong, &data).await?;
+                        }
+                        Message::Close => break 'read,
+                        Message::Data(data) => {
+                            if let Some(frame) = frame(data, stream_of) {
+                                to_runtime.put(&frame).await?;
+                            }
+                        }
                     }
-                    let to = data.split_to(1)[0];
-                    let (channel, fin) = match to {
-                        channel::CLOSE => match data.first() {
-                            Some(closed) => (*closed, true),
-                            None => continue,
-                        },
-                        other => (other, false),
-                    };
-                    let Some(stream) = stream_of(channel) else { continue };
-                    let data = if fin { Bytes::new() } else { data };
-                    to_runtime.lock().await.send(&Frame::Data { stream, fin, data }).await?;
+                    next = reader.ready()?;
                 }
+                to_runtime.send().await?;
             }
+            Ok(())
+        };
+        match unless(&heard, forward).await {
+            // The command loses its streams and, with most shells, ends.
+            Some(Ok(())) => {
+                let mut to_runtime = to_runtime.lock().await;
+                to_runtime.send().await.and(to_runtime.inner.shutdown().await)
+            }
+            Some(ended) if told(&ended) => ended,
+            _ => reader.drain().await,
         }
-        Ok::<(), io::Error>(())
     };
     let outward = async {
         let mut decoder = Decoder::default();
-        let mut buffer = BytesMut::with_capacity(32 << 10);
+        let (mut buffer, mut out) = (BytesMut::new(), BytesMut::new());
         // Those that the runtime still sends on.
         let mut open: Vec<u32> = opened
             .iter()
             .filter(|(_, c)| matches!(*c, channel::ERROR | channel::STDOUT | channel::STDERR))
             .map(|(s, _)| *s)
             .collect();
-        loop {
+        let ended = loop {
             while let Some(frame) = decoder.decode(&mut buffer)? {
                 match frame {
                     Frame::Data { stream, fin, data } => {
                         let to = opened.iter().find(|(s, _)| *s == stream).map(|(_, c)| *c);
                         if let Some(channel) = to.filter(|_| !data.is_empty()) {
-                            websocket::write(&mut *to_client.lock().await, Op::Binary, &[channel], &data).await?;
+                            websocket::put(&mut out, Op::Binary, &[channel], &data);
                         }
                         if fin {
                             open.retain(|s| *s != stream);
@@ -400,24 +454,44 @@ where
                         open.retain(|s| *s != stream)
                     }
                     // Even identifiers are the other side's pings, to be answered.
-                    Frame::Ping(id) if id % 2 == 0 => to_runtime.lock().await.send(&Frame::Ping(id)).await?,
+                    Frame::Ping(id) if id % 2 == 0 => {
+                        let mut to_runtime = to_runtime.lock().await;
+                        to_runtime.put(&Frame::Ping(id)).await?;
+                        to_runtime.send().await?;
+                    }
                     Frame::GoAway { .. } => open.clear(),
                     Frame::SynReply { .. } | Frame::SynStream { .. } | Frame::Ping(_) | Frame::Other => {}
                 }
             }
-            if open.is_empty() || from_runtime.read_buf(&mut buffer).await? == 0 {
-                return websocket::close(&mut *to_client.lock().await, 1000).await;
+            if !out.is_empty() {
+                send(&to_client, &out).await?;
+                out.clear();
             }
-        }
+            if open.is_empty() {
+                break Ok(());
+            }
+            buffer.reserve(BATCH);
+            match from_runtime.read_buf(&mut buffer).await {
+                Ok(0) => break Ok(()),
+                Ok(_) => {}
+                Err(error) => break Err(error),
+            }
+        };
+        ended.and(websocket::close(&mut *to_client.lock().await, 1000).await)
     };
-    tokio::pin!(outward);
-    tokio::select! {
-        biased;
-        end = &mut outward => return end,
-        end = inward => end?,
+    wire::both(inward, outward, peers.0, peers.1, done).await
+}
+
+/// What a client's message is towards the runtime. Its first byte names the channel.
+fn frame(mut data: Bytes, stream_of: impl Fn(u8) -> Option<u32>) -> Option<Frame> {
+    if data.is_empty() {
+        return None;
     }
-    // The client has gone: the command loses its streams and, with most shells, ends.
-    to_runtime.lock().await.inner.shutdown().await
+    let (stream, fin, data) = match data.split_to(1)[0] {
+        channel::CLOSE => (stream_of(*data.first()?)?, true, Bytes::new()),
+        channel => (stream_of(channel)?, false, data),
+    };
+    Some(Frame::Data { stream, fin, data })
 }
 
 #[cfg(test)]
@@ -472,7 +546,7 @@ mod tests {
             tty: false,
         };
         let mut session = tokio::task::JoinSet::new();
-        session.spawn(translate(ours, theirs, streams));
+        session.spawn(translate(ours, theirs, streams, (None, None)));
         browser.write_all(&client(b"\x00hi")).await.unwrap();
         browser.write_all(&client(b"\xff\x00")).await.unwrap();
         let (mut decoder, mut encoder, mut buffer) = (Decoder::default(), Encoder::default(), BytesMut::new());
@@ -534,5 +608,37 @@ mod tests {
         let mut got = vec![0; 14];
         browser.read_exact(&mut got).await.unwrap();
         assert_eq!(got, b"\x82\x03\x01hi\x82\x03\x03{}\x88\x02\x03\xe8");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_ends_before_its_input_still_tells_how() {
+        let (ours, browser) = tokio::io::duplex(4096);
+        let (theirs, mut runtime) = tokio::io::duplex(4096);
+        let streams = Streams {
+            stdin: true,
+            stdout: true,
+            stderr: false,
+            tty: false,
+        };
+        let mut session = tokio::task::JoinSet::new();
+        session.spawn(translate(ours, theirs, streams, (None, None)));
+        let (mut from, mut to) = tokio::io::split(browser);
+        session.spawn(async move {
+            // More than anybody takes; it goes on until the connection ends.
+            while to.write_all(&client(&[0; 100])).await.is_ok() {}
+            Ok(())
+        });
+        let mut some = [0; 1000];
+        runtime.read_exact(&mut some).await.unwrap();
+        let (mut encoder, mut out) = (Encoder::default(), BytesMut::new());
+        for (stream, text) in [(1, &b"{}"[..]), (5, b"")] {
+            let (fin, data) = (true, Bytes::from_static(text));
+            encoder.encode(&Frame::Data { stream, fin, data }, &mut out).unwrap();
+        }
+        runtime.write_all(&out).await.unwrap();
+        drop(runtime);
+        let mut got = [0; 9];
+        from.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"\x82\x03\x03{}\x88\x02\x03\xe8");
     }
 }
