@@ -24,6 +24,8 @@ mod pods;
 mod refusals;
 #[path = "one_node/samples.rs"]
 mod samples;
+#[path = "one_node/streaming.rs"]
+mod streaming;
 #[path = "one_node/usage.rs"]
 mod usage;
 #[path = "one_node/workloads.rs"]
@@ -60,6 +62,7 @@ fn main() -> std::process::ExitCode {
         pods::SCENARIOS,
         certificates::SCENARIOS,
         workloads::SCENARIOS,
+        streaming::SCENARIOS,
     ]
     .concat();
     let first = libtest_mimic::run(&arguments, trials(&node, &together));
