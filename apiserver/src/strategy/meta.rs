@@ -127,6 +127,26 @@ fn common(meta: &Field, errors: &mut Errors) {
     annotations(&meta.get("annotations"), errors);
     owners(&meta.get("ownerReferences"), errors);
     finalizers(&meta.get("finalizers"), errors);
+    managers(&meta.get("managedFields"), errors);
+}
+
+/// What only a client could have written into entries that can be read.
+fn managers(field: &Field, errors: &mut Errors) {
+    const MANAGER_MAX: usize = 128;
+    const SUBRESOURCE_MAX: usize = 256;
+    for entry in field.items() {
+        let (manager, subresource) = (entry.get("manager"), entry.get("subresource"));
+        if manager.str().len() > MANAGER_MAX {
+            errors.too_long(&manager, MANAGER_MAX);
+        }
+        for (at, letter) in manager.str().char_indices().filter(|(_, letter)| letter.is_control()) {
+            let why = format!("invalid character U+{:04X} (at position {at})", u32::from(letter));
+            manager.invalid(errors, &why);
+        }
+        if subresource.str().len() > SUBRESOURCE_MAX {
+            errors.too_long(&subresource, SUBRESOURCE_MAX);
+        }
+    }
 }
 
 /// A map of labels. Upstream names the map, not the key.

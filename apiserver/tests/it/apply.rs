@@ -354,6 +354,13 @@ async fn clients_reset_and_rewrite_managed_fields_by_every_sort_of_patch() {
         .await
         .expect(200);
     assert_eq!(managers(&moved), [three("kubectl", "Apply", "")]);
+    let mut long = moved.clone();
+    long["metadata"]["managedFields"][0]["manager"] = json!("x".repeat(129));
+    let text = kit.put(&path, &long).await.refused(422);
+    assert_eq!(
+        text,
+        "ConfigMap \"m\" is invalid: metadata.managedFields[0].manager: Too long: may not be more than 128 bytes"
+    );
 }
 
 #[tokio::test]

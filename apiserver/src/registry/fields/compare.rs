@@ -17,6 +17,9 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
+    pub(super) fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
+    }
     pub(super) fn each(&mut self, mut change: impl FnMut(&mut Set)) {
         change(&mut self.added);
         change(&mut self.modified);

@@ -29,9 +29,15 @@ pub(super) fn set_list(object: &mut Map<String, Value>, managed: Managed) {
 pub fn track(form: &Form<'_>, live: Option<&Map<String, Value>>, new: &mut Map<String, Value>) {
     let owned = live.and_then(list);
     let sent = list(new);
+    let says_nothing = sent.is_none() || sent == owned || !form.subresource.is_empty();
+    let change = live.and_then(|live| form.compare(live, new, &form.api_version()));
+    if says_nothing && change.as_ref().is_some_and(Comparison::is_empty) {
+        // Most writes of a settled cluster change nothing: their list is not even read.
+        return put_back(new, owned.cloned());
+    }
     let live_managed = || Managed::decode(owned).unwrap_or_default();
     // What a client sends counts only where it changes something and can be read; through a subresource it never does.
-    let managed = if sent == owned || !form.subresource.is_empty() {
+    let managed = if says_nothing {
         live_managed()
     } else if sent.is_some_and(is_reset) {
         Managed::default()
@@ -54,8 +60,21 @@ pub fn track(form: &Form<'_>, live: Option<&Map<String, Value>>, new: &mut Map<S
             &empty
         }
     };
-    let managed = update(form, live, new, managed, form.manager);
+    let change = change.or_else(|| form.compare(live, new, &form.api_version()));
+    let managed = match change {
+        Some(change) => changed(form, live, new, managed, form.manager, change),
+        None => managed,
+    };
     set_list(new, managed);
+}
+
+fn put_back(new: &mut Map<String, Value>, owned: Option<Value>) {
+    if let Some(Value::Object(metadata)) = new.get_mut("metadata") {
+        match owned {
+            Some(list) => drop(metadata.insert(FIELD.into(), list)),
+            None => drop(metadata.remove(FIELD)),
+        }
+    }
 }
 
 /// `[{}]`: the way to say that nobody owns anything.
@@ -68,12 +87,23 @@ pub(super) fn update(
     form: &Form<'_>,
     live: &Map<String, Value>,
     new: &Map<String, Value>,
-    mut managed: Managed,
+    managed: Managed,
     manager: &str,
 ) -> Managed {
-    let Some(change) = form.compare(live, new, &form.api_version()) else {
-        return managed;
-    };
+    match form.compare(live, new, &form.api_version()) {
+        Some(change) => changed(form, live, new, managed, manager, change),
+        None => managed,
+    }
+}
+
+fn changed(
+    form: &Form<'_>,
+    live: &Map<String, Value>,
+    new: &Map<String, Value>,
+    mut managed: Managed,
+    manager: &str,
+    change: Comparison,
+) -> Managed {
     take_from_others(form, live, new, &mut managed, &change);
     let mut own = change.modified;
     own.add(change.added);
