@@ -36,6 +36,8 @@ pub struct Config {
     pub cgroups_per_qos: bool,
     pub max_pods: i64,
     pub pids_limit: Option<i64>,
+    /// Folder, or file, of the static pods.
+    pub static_pods: Option<PathBuf>,
     /// Names, or prefixes that end with `*`, of sysctls that pods may set beyond the safe ones.
     pub unsafe_sysctls: Vec<String>,
     /// Kept back from pods: resource name to quantity, of `kubeReserved` and `systemReserved` together.
@@ -97,6 +99,7 @@ impl Config {
             cgroups_per_qos: true,
             max_pods: 110,
             pids_limit: None,
+            static_pods: None,
             unsafe_sysctls: Vec::new(),
             reserved: Vec::new(),
             eviction_hard: BTreeMap::from([
@@ -150,6 +153,10 @@ impl Config {
         self.cgroups_per_qos = file.cgroups_per_qos.unwrap_or(self.cgroups_per_qos);
         self.max_pods = file.max_pods.unwrap_or(self.max_pods);
         self.pids_limit = file.pod_pids_limit.filter(|&n| n > 0).or(self.pids_limit);
+        self.static_pods = file
+            .static_pod_path
+            .filter(|p| !p.as_os_str().is_empty())
+            .or(self.static_pods.take());
         self.unsafe_sysctls = file
             .allowed_unsafe_sysctls
             .unwrap_or(std::mem::take(&mut self.unsafe_sysctls));
@@ -287,6 +294,7 @@ pub struct KubeletConfiguration {
     pub cgroups_per_qos: Option<bool>,
     pub max_pods: Option<i64>,
     pub pod_pids_limit: Option<i64>,
+    pub static_pod_path: Option<PathBuf>,
     pub allowed_unsafe_sysctls: Option<Vec<String>>,
     pub kube_reserved: Option<BTreeMap<String, String>>,
     pub system_reserved: Option<BTreeMap<String, String>>,

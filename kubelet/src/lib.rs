@@ -16,7 +16,7 @@ use daemon::{
     Recorder, Tasks,
     clients::Clients,
     events::EventType,
-    informer::{Informers, Options},
+    informer::{Entry, Informers, Options},
 };
 use k8s_openapi::api::core::v1::{Pod, Service};
 use tokio::sync::{Notify, mpsc, watch};
@@ -28,6 +28,7 @@ use pods::{
     images::Images,
     probes::Probes,
     shared::{NodeFacts, Post, Shared},
+    statics,
 };
 use resources::cgroups::{Cgroups, Driver};
 use runtime::{Runtime, cri::Cri, events};
@@ -105,7 +106,11 @@ pub async fn run_with(
             runtime.clone(),
             move |uid| changed.look(uid),
             move |target, reason, text| {
-                let Some(entry) = listed.list().into_iter().find(|e| *e.uid == *target.uid) else {
+                let all = listed.list();
+                // Of a static pod the mirror's definition is the same.
+                let mine =
+                    |e: &&Arc<Entry<Pod>>| *e.uid == *target.uid || statics::mirrored(e).as_ref() == Some(&target.uid);
+                let Some(entry) = all.iter().find(mine) else {
                     return;
                 };
                 let about = k8s_openapi::api::core::v1::ObjectReference {
@@ -124,7 +129,9 @@ pub async fn run_with(
             },
         )
     };
+    let statics = pods::statics::Statics::new(config.static_pods.clone(), &config.node_name);
     let shared = Arc::new(Shared {
+        statics,
         volumes: Volumes::new(
             config.root_dir.clone(),
             objects,
@@ -153,6 +160,28 @@ pub async fn run_with(
         let runtime = runtime.clone();
         move |stop| async move {
             events::follow(runtime, hints, stop).await;
+            Ok::<(), Error>(())
+        }
+    });
+    tasks.spawn("static pods", {
+        let shared = shared.clone();
+        move |stop| async move {
+            shared.statics.follow(stop).await.map_err(|source| Error::Directory {
+                path: shared
+                    .config
+                    .static_pods
+                    .as_deref()
+                    .unwrap_or(std::path::Path::new(""))
+                    .display()
+                    .to_string(),
+                source,
+            })
+        }
+    });
+    tasks.spawn("mirrors", {
+        let shared = shared.clone();
+        move |stop| async move {
+            pods::statics::mirror(shared, stop).await;
             Ok::<(), Error>(())
         }
     });

@@ -45,6 +45,9 @@ struct Flags {
     /// Parent of the pods' cgroups.
     #[arg(long)]
     cgroup_root: Option<String>,
+    /// Folder of the static pods.
+    #[arg(long)]
+    pod_manifest_path: Option<PathBuf>,
     /// Addresses of the cluster's DNS.
     #[arg(long, value_delimiter = ',')]
     cluster_dns: Vec<String>,
@@ -115,6 +118,7 @@ fn config(flags: Flags) -> anyhow::Result<Config> {
     if let Some(domain) = flags.cluster_domain {
         config.cluster_domain = domain;
     }
+    config.static_pods = flags.pod_manifest_path.or(config.static_pods);
     config.max_pods = flags.max_pods.unwrap_or(config.max_pods);
     config.cni_dir = flags.cni_conf_dir.or(config.cni_dir);
     if let Some(server) = &mut config.server {

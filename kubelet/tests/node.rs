@@ -45,6 +45,7 @@ impl Node {
         config.cgroups_per_qos = false;
         config.root_dir = self.dir.path().join("lib");
         config.logs_dir = self.dir.path().join("logs");
+        config.static_pods = Some(self.dir.path().join("manifests"));
         config.node_ips = vec!["172.30.0.11".parse().expect("an address")];
         self.stop = CancellationToken::new();
         let (api, fake, stop) = (Arc::new(self.api.clone()), self.fake.clone(), self.stop.clone());
@@ -432,4 +433,47 @@ async fn a_running_pod_is_resized_in_place_or_told_that_it_cannot_be() {
     node.until("applied", |n| container(n, "resources")["limits"]["cpu"] == "300m")
         .await;
     assert_eq!((node.count("create"), container(&node, "restartCount")), (1, json!(0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_is_a_pod_with_a_mirror_in_the_api() {
+    let node = Node::start();
+    let folder = node.dir.path().join("manifests");
+    node.until("there", |n| n.dir.path().join("manifests").is_dir()).await;
+    let write = |image: &str| {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"},
+            "spec": {"terminationGracePeriodSeconds": 1, "containers": [{"name": "web", "image": image}]}});
+        std::fs::write(folder.join("next"), pod.to_string()).unwrap();
+        std::fs::rename(folder.join("next"), folder.join("web.yaml")).unwrap();
+    };
+    write("web:1");
+    node.until("ready", |n| n.ready("web-n1")).await;
+    let mirror = node.api.pod("web-n1").unwrap();
+    let hash = mirror["metadata"]["annotations"]["kubernetes.io/config.mirror"].clone();
+    assert_eq!(mirror["metadata"]["ownerReferences"][0]["kind"], "Node");
+    assert_eq!(
+        node.fake.sandbox_configs()[0].labels["io.kubernetes.pod.uid"],
+        hash.as_str().unwrap()
+    );
+    // Deleting the mirror stops nothing, and brings another one.
+    node.api.delete_pod("web-n1", 30);
+    node.until("deleted", |n| {
+        n.api
+            .pod("web-n1")
+            .is_none_or(|p| p["metadata"]["deletionTimestamp"].is_null())
+    })
+    .await;
+    node.until("mirrored again", |n| n.ready("web-n1")).await;
+    assert_eq!((node.count("run-sandbox"), node.fake.running_count()), (1, 1));
+    node.fake.image("web:2");
+    write("web:2");
+    node.until("another pod", |n| {
+        n.ready("web-n1")
+            && n.api.pod("web-n1").unwrap()["metadata"]["annotations"]["kubernetes.io/config.mirror"] != hash
+    })
+    .await;
+    assert_eq!((node.count("run-sandbox"), node.fake.running_count()), (2, 1));
+    std::fs::remove_file(folder.join("web.yaml")).unwrap();
+    node.until("gone", |n| n.api.pod("web-n1").is_none() && n.fake.running_count() == 0)
+        .await;
 }

@@ -134,6 +134,7 @@ pub(crate) async fn kubelet(node: Node, stop: CancellationToken) -> anyhow::Resu
     config.root_dir = layout.kubelet.clone();
     config.logs_dir = layout.pod_logs.clone();
     config.runtime_endpoint = format!("unix://{}", layout.containerd_socket().display());
+    config.static_pods = Some(layout.kubelet.join("manifests"));
     config.cluster_dns = vec![DNS_ADDRESS.to_string()];
     config.cluster_domain = DOMAIN.to_owned();
     config.resolv_conf = host::resolv_conf();

@@ -71,6 +71,19 @@ impl<K> Entry<K> {
         }
     }
 
+    /// An object that no informer brought, of its JSON.
+    pub fn local(json: Bytes) -> Result<Self, DecodeError> {
+        let facts = super::facts::extract(&json, |word| Arc::from(word)).map_err(|cause| DecodeError {
+            key: "a local object".to_owned(),
+            cause,
+        })?;
+        let body = Body {
+            head: json,
+            ..Body::default()
+        };
+        Ok(Entry::new(facts, body))
+    }
+
     pub fn facts(&self) -> &Facts {
         &self.facts
     }

@@ -15,6 +15,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("pods_of_jobs_have_helpers_to_their_end", helpers),
     ("pods_tell_last_words", last_words),
     ("pods_are_resized_while_they_run", resize),
+    ("pods_of_files_run_and_are_mirrored", files),
 ];
 
 /// Creates the objects in a namespace of their own.
@@ -446,5 +447,67 @@ fn resize(node: &Node) -> anyhow::Result<()> {
         Ok(())
     })?;
     node.kubectl("delete namespace sized --timeout=60s")?;
+    Ok(())
+}
+
+fn files(node: &Node) -> anyhow::Result<()> {
+    node.kubectl("create namespace files")?;
+    let file = "/var/lib/kubelet/manifests/static.yaml";
+    let write = |word: &str| -> anyhow::Result<()> {
+        let mut object = pod(
+            "static",
+            json!({"containers": [box_of("c", &format!("echo {word}; {FOREVER}"))]}),
+        );
+        object["metadata"]["namespace"] = json!("files");
+        let text = object.to_string().replace('\'', "'\\''");
+        node.sh(&format!("printf '%s' '{text}' > {file}.next && mv {file}.next {file}"))
+            .map(drop)
+    };
+    write("one")?;
+    let host = node.kubectl("get nodes -o jsonpath={.items[0].metadata.name}")?;
+    let name = format!("static-{host}");
+    let logs = |word: &str| {
+        eventually("the pod of the file says its word", || {
+            let said = node.kubectl(&format!("-n files logs {name}"))?;
+            ensure!(said.trim() == word, "{said}");
+            Ok(())
+        })
+    };
+    logs("one")?;
+    eventually("its mirror is ready", || {
+        let pod = get(node, "files", &name)?;
+        ensure!(
+            pod["status"]["containerStatuses"][0]["ready"] == true,
+            "{}",
+            pod["status"]
+        );
+        ensure!(
+            pod["metadata"]["ownerReferences"][0]["kind"] == "Node",
+            "{}",
+            pod["metadata"]
+        );
+        Ok(())
+    })?;
+    let started = || anyhow::Ok(get(node, "files", &name)?["status"]["containerStatuses"][0]["containerID"].clone());
+    let before = started()?;
+    node.kubectl(&format!("-n files delete pod {name} --wait=false"))?;
+    eventually("deleting the mirror stops nothing", || {
+        let pod = get(node, "files", &name)?;
+        ensure!(
+            pod["metadata"]["deletionTimestamp"].is_null() && started()? == before,
+            "{}",
+            pod["status"]
+        );
+        Ok(())
+    })?;
+    ensure!(node.kubectl(&format!("-n files exec {name} -- hostname"))?.trim() == name);
+    write("two")?;
+    logs("two")?;
+    node.sh(&format!("rm {file}"))?;
+    eventually("the pod goes with its file", || {
+        ensure!(node.kubectl("-n files get pods -o name")?.is_empty());
+        Ok(())
+    })?;
+    node.kubectl("delete namespace files --timeout=60s")?;
     Ok(())
 }

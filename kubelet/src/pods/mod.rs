@@ -16,6 +16,7 @@ pub mod plan;
 pub mod probes;
 pub mod resize;
 pub mod shared;
+pub mod statics;
 pub mod status;
 pub mod sync;
 pub mod translate;
@@ -84,6 +85,8 @@ pub async fn run(
     }
     let arrivals = Arc::new(Arrivals::default());
     deliver(&shared, &arrivals);
+    // Before anything is taken for an orphan.
+    let mut statics = HashMap::new();
     let mut workers = Workers {
         shared: shared.clone(),
         set: JoinSet::new(),
@@ -93,6 +96,7 @@ pub async fn run(
     // Until the API has told all pods, a container without one may just not be known yet.
     let mut synced = false;
     loop {
+        workers.follow_files(&mut statics);
         for uid in arrivals.take() {
             workers.start(uid);
         }
@@ -104,6 +108,7 @@ pub async fn run(
                 workers.adopt_orphans().await;
             }
             () = arrivals.notify.notified() => {}
+            () = shared.statics.changed.notified() => {}
             Some(ended) = workers.set.join_next_with_id(), if !workers.set.is_empty() => workers.ended(ended),
             hint = hints.recv() => match hint.ok_or(Error::Hints)? {
                 Hint::Container { id, exited } => shared.post.container(&id, exited),
@@ -125,7 +130,14 @@ pub async fn run(
 /// Puts what the API says into the boxes of the pods, from within the watch.
 fn deliver(shared: &Arc<Shared>, arrivals: &Arc<Arrivals>) {
     let (post, arrivals) = (shared.post.clone(), arrivals.clone());
+    let statics = shared.clone();
     shared.pods.on_change(move |change| match change {
+        // A mirror is only where a static pod's status is told.
+        Change::Applied { new, .. } if statics::mirrored(new).is_some() => {
+            statics.statics.mirrored.notify_one();
+            post.look(&statics::mirrored(new).unwrap_or_default());
+        }
+        Change::Deleted { old } if statics::mirrored(old).is_some() => statics.statics.mirrored.notify_one(),
         Change::Applied { old, new } => {
             if let Some(old) = old.filter(|o| o.uid != new.uid) {
                 gone(&post, old);
@@ -167,6 +179,28 @@ impl Workers {
         self.shared.weigh();
     }
 
+    /// Starts what the files define and lets go what they do not any more; `running` is what was started so.
+    fn follow_files(&mut self, running: &mut HashMap<statics::Key, String>) {
+        let wanted = self.shared.statics.wanted();
+        let post = self.shared.post.clone();
+        running.retain(|key, uid| {
+            let Some(inbox) = post.inbox(uid) else { return false };
+            if wanted.get(key).is_none_or(|entry| *entry.uid != *uid.as_str()) && !inbox.peek(|news| news.gone) {
+                inbox.put(|news| news.gone = true);
+            }
+            true
+        });
+        for (key, entry) in wanted {
+            // What a changed file defined before leaves first.
+            if running.contains_key(&key) {
+                continue;
+            }
+            post.open(&entry.uid).put(|news| news.entry = Some(entry.clone()));
+            running.insert(key, entry.uid.to_string());
+            self.start(entry.uid.to_string());
+        }
+    }
+
     fn ended(&mut self, ended: Result<(Id, ()), tokio::task::JoinError>) {
         match ended {
             Ok((id, ())) => {
@@ -180,7 +214,7 @@ impl Workers {
                     return;
                 };
                 tracing::error!(uid, %error, "a pod's worker failed and is started anew");
-                let entry = self.shared.pods.list().into_iter().find(|e| *e.uid == *uid);
+                let entry = self.shared.entries().into_iter().find(|e| *e.uid == *uid);
                 let inbox = self.shared.post.open(&uid);
                 inbox.put(|news| news.entry = entry);
                 self.start(uid);

@@ -157,15 +157,6 @@ pub fn answer(pod: &Pod, allocation: &Allocation, others: &[&Pod], offer: &Offer
     if !changed {
         return Answer::Nothing;
     }
-    let static_pod = pod
-        .metadata
-        .annotations
-        .as_ref()
-        .and_then(|a| a.get("kubernetes.io/config.source"))
-        .is_some_and(|source| source != "api");
-    if static_pod {
-        return Answer::Infeasible("In-place resize of static-pods is not supported".to_owned());
-    }
     let Some(spec) = &pod.spec else { return Answer::Nothing };
     let total = api::pod::requests(spec).unwrap_or_default();
     for name in ["cpu", "memory"] {

@@ -13,7 +13,7 @@ use daemon::{
 use k8s_openapi::api::core::v1::{Pod, Service};
 use tokio::sync::{Notify, broadcast, watch};
 
-use super::{admit::Offer, images::Images, probes::Probes, resize::Allocations};
+use super::{admit::Offer, images::Images, probes::Probes, resize::Allocations, statics, statics::Statics};
 use crate::{
     config::Config,
     resources::{cgroups::Cgroups, qos},
@@ -52,6 +52,7 @@ pub struct Shared {
     pub node: watch::Receiver<NodeFacts>,
     pub post: Post,
     pub allocations: Allocations,
+    pub statics: Statics,
     pub meter: Meter,
 }
 
@@ -71,9 +72,31 @@ impl Shared {
         self.recorder.publish(&about, kind, reason, message);
     }
 
+    /// The pods that run here: those of the API, and instead of mirrors what they mirror.
+    pub fn entries(&self) -> Vec<Arc<Entry<Pod>>> {
+        let mut all = self.pods.list();
+        all.retain(|e| statics::mirrored(e).is_none());
+        all.extend(self.statics.wanted().into_values());
+        all
+    }
+
+    pub fn entry(&self, namespace: &str, name: &str) -> Option<Arc<Entry<Pod>>> {
+        self.statics
+            .get(namespace, name)
+            .or_else(|| self.pods.get(namespace, name))
+    }
+
+    /// Where the API is told of a static pod; none while it has no mirror there.
+    pub fn mirror(&self, pod: &Pod) -> Option<Arc<Entry<Pod>>> {
+        let (meta, uid) = (&pod.metadata, pod.metadata.uid.clone());
+        let entry = self.pods.get(meta.namespace.as_deref()?, meta.name.as_deref()?)?;
+        let deleting = entry.deleting;
+        (statics::mirrored(&entry) == uid && !deleting).then_some(entry)
+    }
+
     /// The pods of this node as they were granted, without those that have ended and this one.
     pub fn others(&self, uid: &str) -> Vec<Pod> {
-        let entries = self.pods.list().into_iter().filter(|e| *e.uid != *uid);
+        let entries = self.entries().into_iter().filter(|e| *e.uid != *uid);
         let pods = entries.filter_map(|e| Some((e.uid.clone(), e.typed().ok()?)));
         pods.filter(|(_, pod)| !api::pod::is_terminal(pod))
             .map(|(uid, pod)| match self.allocations.get(&uid) {

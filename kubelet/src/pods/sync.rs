@@ -22,6 +22,7 @@ use super::{
     observed::Seen,
     plan::Start,
     shared::Shared,
+    statics::is_static,
     translate::{self, Mounted, Parts, Subject},
 };
 use crate::{
@@ -279,7 +280,10 @@ impl Shared {
             Stuck::new("CreateContainerConfigError", text)
         };
         // Variables of Services that are only not known yet would be missing for the container's whole life.
-        self.services.synced().await;
+        // A static pod may be what the API needs to come up, and waits for nothing of it.
+        if !is_static(pod) {
+            self.services.synced().await;
+        }
         let mut world = self.world(subject.namespace, pod, pod_ips.to_vec());
         self.fetch(subject.namespace, &container, &mut world)
             .await
@@ -305,6 +309,7 @@ impl Shared {
             env: variables,
             volumes,
             sub_paths,
+            recursive: self.recursive(subject, &container).await,
             hosts_file: Some(hosts_file),
             termination_file: Some(termination_file),
             resources,
@@ -344,6 +349,21 @@ impl Shared {
             return Err(Stuck::new("PostStartHookError", "PostStartHook failed"));
         }
         Ok(())
+    }
+
+    /// Whether the runtime mounts read-only what lies below a mount, too. It is only asked where a container wants to know.
+    async fn recursive(&self, subject: &Subject<'_>, container: &Container) -> bool {
+        let mut mounts = container.volume_mounts.iter().flatten();
+        if !mounts.any(|m| m.recursive_read_only.as_deref().is_some_and(|r| r != "Disabled")) {
+            return false;
+        }
+        let class = subject.spec().runtime_class_name.as_deref();
+        let (Ok(handler), Ok(status)) = (self.handler(class).await, self.runtime.status(false).await) else {
+            return false;
+        };
+        let own = status.runtime_handlers.into_iter().find(|h| h.name == handler);
+        own.and_then(|h| h.features)
+            .is_some_and(|f| f.recursive_read_only_mounts)
     }
 
     fn sub_paths(

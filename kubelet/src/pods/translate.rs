@@ -24,6 +24,8 @@ pub enum Error {
     Volume(String, String),
     #[error("{0}")]
     SubPath(String),
+    #[error("volume mount \"{0}\" is recursively read-only, which the container runtime does not support")]
+    Recursive(String),
 }
 
 /// Who a container is, shared by all that is made for one start of it.
@@ -335,6 +337,8 @@ pub struct Parts<'a> {
     pub volumes: &'a HashMap<String, Mounted>,
     /// By position among the container's mounts: what of the volume is shown instead of all.
     pub sub_paths: HashMap<usize, PathBuf>,
+    /// The runtime can mount read-only what is mounted below, too.
+    pub recursive: bool,
     pub hosts_file: Option<PathBuf>,
     pub termination_file: Option<PathBuf>,
     pub resources: LinuxResources,
@@ -362,6 +366,7 @@ pub fn container(subject: &Subject<'_>, parts: Parts<'_>) -> Result<ContainerCon
         env,
         volumes,
         sub_paths,
+        recursive,
         hosts_file,
         termination_file,
         resources,
@@ -371,7 +376,13 @@ pub fn container(subject: &Subject<'_>, parts: Parts<'_>) -> Result<ContainerCon
     let expand = |text: &String| env::expand(text, |name| lookup.get(name).map(|v| (*v).to_owned()));
     let mut mounts = Vec::new();
     for (position, mount) in container.volume_mounts.iter().flatten().enumerate() {
-        mounts.push(volume_mount(container, mount, volumes, sub_paths.get(&position))?);
+        mounts.push(volume_mount(
+            container,
+            mount,
+            volumes,
+            sub_paths.get(&position),
+            recursive,
+        )?);
     }
     let covered = |path: &str| container.volume_mounts.iter().flatten().any(|m| m.mount_path == path);
     let file = |host: PathBuf, path: &str| Mount {
@@ -477,6 +488,7 @@ fn volume_mount(
     mount: &VolumeMount,
     volumes: &HashMap<String, Mounted>,
     below: Option<&PathBuf>,
+    recursive: bool,
 ) -> Result<Mount, Error> {
     let volume = volumes
         .get(&mount.name)
@@ -497,7 +509,11 @@ fn volume_mount(
             Some("Bidirectional") => MountPropagation::Bidirectional,
             _ => MountPropagation::Private,
         } as i32,
-        recursive_read_only: readonly && mount.recursive_read_only.as_deref() == Some("Enabled"),
+        recursive_read_only: match mount.recursive_read_only.as_deref() {
+            Some("Enabled") if !recursive => return Err(Error::Recursive(mount.name.clone())),
+            Some("Enabled" | "IfPossible") => recursive && mount.read_only == Some(true),
+            _ => false,
+        },
         selinux_relabel: false,
     })
 }

@@ -32,6 +32,7 @@ fn made(spec: serde_json::Value, image: ImageUser) -> Result<ContainerConfig, Er
         env: vec![("A".into(), "1".into())],
         volumes: &volumes,
         sub_paths: HashMap::new(),
+        recursive: false,
         hosts_file: Some("/hosts".into()),
         termination_file: Some("/words".into()),
         resources: LinuxResources::default(),
@@ -172,4 +173,17 @@ fn a_sub_path_is_relative_and_needs_all_its_variables() {
         of(json!({"subPath": "../x"})),
         Err("unable to provision SubPath `../x`: must not contain '..'".into())
     );
+}
+
+#[test]
+fn a_mount_is_recursively_read_only_only_where_the_runtime_can() {
+    let of = |mode: &str| {
+        let mount = json!({"name": "v", "mountPath": "/v", "readOnly": true, "recursiveReadOnly": mode});
+        let spec = json!({"containers": [{"name": "c", "image": "i", "volumeMounts": [mount]}]});
+        made(spec, ImageUser::default())
+            .map(|m| m.mounts[0].recursive_read_only)
+            .map_err(|e| e.to_string())
+    };
+    assert_eq!((of("Disabled"), of("IfPossible")), (Ok(false), Ok(false)));
+    assert!(of("Enabled").unwrap_err().contains("does not support"));
 }

@@ -22,6 +22,7 @@ use super::{
     probes::{Target, Was},
     resize::{self, Allocation, Answer, Told},
     shared::{Inbox, Shared},
+    statics::is_static,
     status::{self, Fate, View, Waiting},
     sync::{Stuck, definition, grace},
     translate::Subject,
@@ -776,11 +777,23 @@ async fn write(
     };
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let health = shared.probes.health(uid);
+    // A static pod is told of through its mirror, which has a status and revisions of its own.
+    let mirror = if is_static(pod) {
+        match shared.mirror(pod) {
+            Some(mirror) => Some(mirror),
+            None => return Ok(None),
+        }
+    } else {
+        None
+    };
+    let told_to = mirror.as_ref().and_then(|m| m.typed().ok());
+    let shown = told_to.as_deref().unwrap_or(pod);
+    let revision = mirror.as_ref().map_or(telling.revision, |m| m.revision);
     let ahead = telling
         .written
-        .filter(|(revision, _)| *revision > telling.revision)
+        .filter(|(written, _)| *written > revision)
         .map(|(_, status)| status);
-    let old = ahead.cloned().or_else(|| pod.status.clone()).unwrap_or_default();
+    let old = ahead.cloned().or_else(|| shown.status.clone()).unwrap_or_default();
     let allocation = shared.allocations.get(uid);
     let mut told = telling.resize.clone();
     let under_way = allocation.as_ref().is_some_and(|a| a.under_way(observed));
@@ -802,8 +815,11 @@ async fn write(
         allocation: allocation.as_ref(),
         now: Timestamp::now(),
     };
-    let next = status::status(&view);
-    let revision = status::write(&shared.client, pod, &old, &next).await?;
+    let mut next = status::status(&view);
+    if mirror.is_some() {
+        next.observed_generation = shown.metadata.generation;
+    }
+    let revision = status::write(&shared.client, shown, &old, &next).await?;
     Ok(revision.and_then(|r| r.parse().ok()).map(|revision| (revision, next)))
 }
 

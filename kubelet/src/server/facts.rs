@@ -41,7 +41,7 @@ pub(super) async fn summary(context: &Context, query: &[(String, String)]) -> An
             Err(runtime::Error::Unimplemented(_)) => runtime::ImageFsInfo::default(),
             told => told.map_err(failed)?,
         };
-        let pods = shared.pods.list().into_iter().filter_map(|e| e.typed().ok());
+        let pods = shared.entries().into_iter().filter_map(|e| e.typed().ok());
         let dirs: Vec<_> = pods.filter_map(|p| summary::dirs(shared, &p)).collect();
         let root = shared.config.root_dir.clone();
         let read = tokio::task::spawn_blocking(move || summary::disks(&root, &images, &dirs));

@@ -213,7 +213,7 @@ async fn route(context: &Arc<Context>, request: Request<Incoming>) -> Answer {
 /// The pods of this node as the API has them.
 fn pods(context: &Context) -> Response<Body> {
     let mut list = BytesMut::from(&br#"{"kind":"PodList","apiVersion":"v1","metadata":{},"items":["#[..]);
-    for (position, entry) in context.shared.pods.list().iter().enumerate() {
+    for (position, entry) in context.shared.entries().iter().enumerate() {
         if position > 0 {
             list.put_u8(b',');
         }
@@ -270,7 +270,7 @@ fn flag(query: &[(String, String)], name: &str) -> bool {
 }
 
 fn find(context: &Context, namespace: &str, name: &str) -> Result<(Arc<Pod>, String), Failure> {
-    let entry = context.shared.pods.get(namespace, name);
+    let entry = context.shared.entry(namespace, name);
     let entry = entry.ok_or_else(|| Failure(StatusCode::NOT_FOUND, format!("pod \"{name}\" does not exist")))?;
     let pod = entry
         .typed()

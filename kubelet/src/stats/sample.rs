@@ -94,7 +94,7 @@ fn made(shared: &Shared, containers: Vec<Container>, stats: Vec<ContainerStats>)
     }
     let cgroups = &shared.cgroups;
     let mut pods: Vec<PodSample> = Vec::new();
-    for entry in shared.pods.list() {
+    for entry in shared.entries() {
         let Some(running) = by_pod.remove(&*entry.uid) else {
             continue;
         };
