@@ -2,6 +2,8 @@
 //!
 //! A worker is the only one that changes its pod's sandboxes, containers and status. What it holds is back-off and timers;
 //! everything else is read anew each time, so a worker that starts in the middle of a pod's life carries on with it.
+//!
+//! Long because the states of one life are read together.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
