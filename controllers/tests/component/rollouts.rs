@@ -1,10 +1,11 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Pod, ReplicationController, ResourceQuota};
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
-use testkit::{Cluster, FakeNode, deployment, pod};
+use testkit::{Cluster, FakeNode, deployment, job, pod};
 
 use super::cluster;
 
@@ -98,6 +99,9 @@ async fn old_sets_beyond_the_history_are_removed() {
     FakeNode::start(&mut cluster, "n1").await;
     let web = deployment("web").set("/spec/revisionHistoryLimit", json!(1));
     cluster.create(web.deployment()).await;
+    cluster
+        .until_one("it is there", "default", "web", |web: &Deployment| complete(web, 1))
+        .await;
     for version in 2..=4 {
         patch(&cluster, "web", image(&format!("serve:v{version}"))).await;
         let done = |web: &Deployment| complete(web, 1) && web.metadata.generation == Some(version);
@@ -199,4 +203,120 @@ async fn every_workload_is_scaled_by_its_subresource() {
     };
     cluster.until_one("it has grown", "default", "rc", grown).await;
     assert_eq!(api.get_scale("rc").await.unwrap().status.unwrap().replicas, 2);
+}
+
+/// [sig-apps] ReplicationController should surface a failure condition on a common issue like exceeded quota.
+#[tokio::test(start_paused = true)]
+async fn a_quota_that_is_used_up_shows_in_the_status() {
+    let mut cluster = cluster().await;
+    FakeNode::start(&mut cluster, "n1").await;
+    let quota = json!({"metadata": {"name": "q", "namespace": "default"}, "spec": {"hard": {"pods": "2"}}});
+    let quota: ResourceQuota = serde_json::from_value(quota).expect("the quota is well formed");
+    cluster.create(quota).await;
+    let quotas: Api<ResourceQuota> = Api::namespaced(cluster.client(), "default");
+    let counted = Patch::Merge(json!({"status": {"hard": {"pods": "2"}, "used": {"pods": "0"}}}));
+    quotas
+        .patch_status("q", &PatchParams::default(), &counted)
+        .await
+        .unwrap();
+    cluster.create(controller("rc", 3)).await;
+    let failing = |rc: &ReplicationController| {
+        let conditions = rc
+            .status
+            .as_ref()
+            .and_then(|status| status.conditions.clone())
+            .unwrap_or_default();
+        conditions.iter().any(|condition| {
+            condition.type_ == "ReplicaFailure"
+                && condition.status == "True"
+                && condition.reason.as_deref() == Some("FailedCreate")
+        })
+    };
+    let told = cluster.until_one("it is told", "default", "rc", failing).await;
+    let message = told.status.as_ref().unwrap().conditions.as_ref().unwrap()[0]
+        .message
+        .clone()
+        .unwrap();
+    assert!(message.contains("exceeded quota: q"), "{message}");
+    let api: Api<ReplicationController> = Api::namespaced(cluster.client(), "default");
+    let two = Patch::Merge(json!({"spec": {"replicas": 2}}));
+    api.patch_scale("rc", &PatchParams::default(), &two).await.unwrap();
+    let well =
+        |rc: &ReplicationController| !failing(rc) && rc.status.as_ref().is_some_and(|status| status.replicas == 2);
+    cluster.until_one("it is well", "default", "rc", well).await;
+}
+
+/// [sig-apps] Job should adopt matching orphans and release non-matching pods.
+#[tokio::test(start_paused = true)]
+async fn a_job_adopts_orphans_and_releases_strangers() {
+    let mut cluster = cluster().await;
+    FakeNode::start(&mut cluster, "n1").await;
+    let spec = job("work").image("serve").set("/spec/parallelism", json!(2));
+    cluster.create(spec.set("/spec/completions", json!(2)).job()).await;
+    let running = |job: &Job| job.status.as_ref().is_some_and(|status| status.ready == Some(2));
+    cluster.until_one("both run", "default", "work", running).await;
+    let name = cluster.listed::<Pod>().await.list()[0].name.to_string();
+    let pods: Api<Pod> = Api::namespaced(cluster.client(), "default");
+    let orphan = Patch::Merge(json!({"metadata": {"ownerReferences": null}}));
+    pods.patch(&name, &PatchParams::default(), &orphan).await.unwrap();
+    let owned = |pod: &Pod| {
+        pod.metadata
+            .owner_references
+            .as_ref()
+            .is_some_and(|owners| owners[0].name == "work")
+    };
+    cluster.until_one("it is adopted again", "default", &name, owned).await;
+    let stranger = Patch::Merge(json!({"metadata": {"labels": null}}));
+    pods.patch(&name, &PatchParams::default(), &stranger).await.unwrap();
+    let released = |pod: &Pod| pod.metadata.owner_references.as_ref().is_none_or(Vec::is_empty);
+    cluster.until_one("it is released", "default", &name, released).await;
+    cluster
+        .until_one("another takes its place", "default", "work", running)
+        .await;
+}
+
+/// [sig-apps] Job should manage the lifecycle of a job: begun suspended, it starts nothing; resumed, it runs; suspended
+/// again, it has no pods and no failures.
+#[tokio::test(start_paused = true)]
+async fn a_job_is_suspended_and_resumed() {
+    let mut cluster = cluster().await;
+    FakeNode::start(&mut cluster, "n1").await;
+    let spec = job("work").image("serve").set("/spec/suspend", json!(true));
+    cluster.create(spec.job()).await;
+    let condition = |job: &Job, status: &str| {
+        let conditions = job
+            .status
+            .as_ref()
+            .and_then(|status| status.conditions.clone())
+            .unwrap_or_default();
+        conditions
+            .iter()
+            .any(|condition| condition.type_ == "Suspended" && condition.status == status)
+    };
+    cluster
+        .until_one("it is suspended", "default", "work", |job: &Job| condition(job, "True"))
+        .await;
+    assert!(cluster.listed::<Pod>().await.is_empty());
+    let jobs: Api<Job> = Api::namespaced(cluster.client(), "default");
+    let suspend = |suspend: bool| Patch::Merge(json!({"spec": {"suspend": suspend}}));
+    jobs.patch("work", &PatchParams::default(), &suspend(false))
+        .await
+        .unwrap();
+    let running =
+        |job: &Job| condition(job, "False") && job.status.as_ref().is_some_and(|status| status.ready == Some(1));
+    let resumed = cluster.until_one("it runs", "default", "work", running).await;
+    assert!(resumed.status.as_ref().unwrap().start_time.is_some());
+    jobs.patch("work", &PatchParams::default(), &suspend(true))
+        .await
+        .unwrap();
+    cluster
+        .until("its pod is gone", |pods: &daemon::Lister<Pod>| {
+            pods.is_empty().then_some(())
+        })
+        .await;
+    let still =
+        |job: &Job| condition(job, "True") && job.status.as_ref().is_some_and(|status| status.terminating == Some(0));
+    let stopped = cluster.until_one("it rests", "default", "work", still).await;
+    let status = stopped.status.clone().unwrap();
+    assert_eq!((status.active, status.failed), (None, None));
 }

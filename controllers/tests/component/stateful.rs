@@ -208,6 +208,9 @@ async fn the_history_of_a_stateful_set_is_kept_within_its_limit() {
     cluster
         .create(stateful_set("db", json!({"replicas": 1, "revisionHistoryLimit": 2})))
         .await;
+    cluster
+        .until_one("it is there", "default", "db", |set: &StatefulSet| complete(set, 1))
+        .await;
     for version in 2..=5 {
         patch(&cluster, "db", image(&format!("serve:v{version}"))).await;
         let done = |set: &StatefulSet| complete(set, 1) && set.metadata.generation == Some(version);

@@ -9,6 +9,7 @@ use crate::{Scenario, sample};
 pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("workloads_roll_out_and_are_undone_paused_and_restarted", rollout),
     ("workloads_with_state_keep_names_that_resolve", stateful),
+    ("workloads_with_volumes_find_their_data_again", claims),
     ("workloads_of_nodes_go_back_to_their_first_revision", daemon),
     ("workloads_of_the_clock_fire_within_a_minute", cron),
     ("workloads_in_parts_give_up_single_parts", indexes),
@@ -155,6 +156,46 @@ fn stateful(node: &Node) -> anyhow::Result<()> {
         Ok(())
     })?;
     node.kubectl("delete namespace stateful --timeout=60s")?;
+    Ok(())
+}
+
+const KEEPER: &str = r#"{"apiVersion":"apps/v1","kind":"StatefulSet","metadata":{"name":"keeper","namespace":"claims"},"spec":{
+  "replicas":2,"serviceName":"keeper","podManagementPolicy":"Parallel","selector":{"matchLabels":{"app":"keeper"}},
+  "persistentVolumeClaimRetentionPolicy":{"whenDeleted":"Delete","whenScaled":"Delete"},
+  "volumeClaimTemplates":[{"metadata":{"name":"data"},"spec":{"accessModes":["ReadWriteOnce"],
+  "resources":{"requests":{"storage":"16Mi"}}}}],
+  "template":{"metadata":{"labels":{"app":"keeper"}},"spec":{"terminationGracePeriodSeconds":1,"containers":[{
+  "name":"c","image":"busybox:1.36","command":["sh","-c","hostname >> /data/log; trap 'exit 0' TERM; sleep 86400 & wait"],
+  "volumeMounts":[{"name":"data","mountPath":"/data"}]}]}}}}"#;
+
+fn claims(node: &Node) -> anyhow::Result<()> {
+    node.kubectl("create namespace claims")?;
+    let file = node.file("keeper.json");
+    std::fs::write(&file, KEEPER)?;
+    run(node.command("kubectl").args(["apply", "-f"]).arg(&file))?;
+    let kubectl = |words: &str| node.kubectl(&format!("-n claims {words}"));
+    kubectl("rollout status statefulset/keeper --timeout=90s")?;
+    let claims = kubectl("get persistentvolumeclaims -o jsonpath={.items[*].metadata.name}")?;
+    ensure!(claims == "data-keeper-0 data-keeper-1", "{claims}");
+    kubectl("delete pod keeper-1 --timeout=60s")?;
+    eventually("the next pod of that name finds the data", || {
+        let log = kubectl("exec keeper-1 -- cat /data/log")?;
+        ensure!(log == "keeper-1\nkeeper-1\n", "{log:?}");
+        Ok(())
+    })?;
+    kubectl("scale statefulset/keeper --replicas=1")?;
+    eventually("the claim goes with its pod", || {
+        let claims = kubectl("get persistentvolumeclaims -o jsonpath={.items[*].metadata.name}")?;
+        ensure!(claims == "data-keeper-0", "{claims}");
+        Ok(())
+    })?;
+    kubectl("delete statefulset keeper --timeout=60s")?;
+    eventually("the other goes with the set", || {
+        let claims = kubectl("get persistentvolumeclaims -o name")?;
+        ensure!(claims.is_empty(), "{claims}");
+        Ok(())
+    })?;
+    node.kubectl("delete namespace claims --timeout=60s")?;
     Ok(())
 }
 
