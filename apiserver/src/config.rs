@@ -9,7 +9,9 @@ use clap::Parser;
 
 use crate::admission::addresses::cidr::Cidr;
 use crate::authn::front_proxy::FrontProxy;
+use crate::registry::stored::Media;
 use crate::server::{Limits, TlsFiles};
+use crate::store;
 
 /// All that the API server is told.
 #[derive(Debug, Clone)]
@@ -84,6 +86,12 @@ pub struct Admission {
 /// Where the cluster's objects are kept.
 #[derive(Debug, Clone)]
 pub enum Store {
+    Etcd {
+        reach: store::etcd::Config,
+        media: Media,
+        /// How often etcd's history is forgotten; `None`: never by this server.
+        compaction: Option<Duration>,
+    },
     Embedded {
         directory: PathBuf,
     },
@@ -201,9 +209,73 @@ pub struct Flags {
     http2_max_streams_per_connection: u32,
     #[command(flatten)]
     pub logging: daemon::args::Logging,
-    /// Directory of the embedded store.
+    /// Directory of the embedded store, which is used where no etcd is named.
     #[arg(long, default_value = "/var/lib/coracle/store")]
     data_dir: PathBuf,
+    #[command(flatten)]
+    etcd: Etcd,
+    /// How often the history of etcd is forgotten; 0 is never.
+    #[arg(long, default_value = "5m", value_name = "DURATION")]
+    etcd_compaction_interval: String,
+    /// How new values are written to etcd: application/json or application/vnd.kubernetes.protobuf. Both are read.
+    #[arg(long, default_value = JSON)]
+    storage_media_type: String,
+}
+
+const JSON: &str = "application/json";
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+/// How to reach etcd.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Etcd {
+    /// Servers of the etcd to keep the objects in: https://10.0.0.1:2379; several with commas.
+    #[arg(long, value_delimiter = ',')]
+    pub etcd_servers: Vec<String>,
+    /// Authority that signed the etcd servers' certificates.
+    #[arg(long)]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Client certificate for etcd.
+    #[arg(long)]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Key of the client certificate for etcd.
+    #[arg(long)]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// What all keys in etcd begin with.
+    #[arg(long, default_value = "/registry")]
+    pub etcd_prefix: String,
+}
+
+impl Etcd {
+    /// `None`: no etcd is named.
+    pub fn reach(self) -> Result<Option<store::etcd::Config>, Error> {
+        if self.etcd_servers.is_empty() {
+            return Ok(None);
+        }
+        for server in &self.etcd_servers {
+            let known = server.starts_with("https://") || server.starts_with("http://") || !server.contains("://");
+            if !known || server.is_empty() {
+                return refuse("etcd-servers", format!("{server:?} is not like https://10.0.0.1:2379"));
+            }
+            if server.starts_with("https://") && self.etcd_cafile.is_none() {
+                return refuse("etcd-cafile", format!("{server} must be verified by an authority"));
+            }
+        }
+        let identity = match (self.etcd_certfile, self.etcd_keyfile) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (Some(_), None) => return refuse("etcd-keyfile", "the certificate of --etcd-certfile needs its key"),
+            (None, Some(_)) => return refuse("etcd-certfile", "the key of --etcd-keyfile needs its certificate"),
+        };
+        Ok(Some(store::etcd::Config {
+            servers: self.etcd_servers,
+            authority: self.etcd_cafile,
+            identity,
+            prefix: match &*self.etcd_prefix {
+                prefix if prefix.starts_with('/') => prefix.to_owned(),
+                prefix => format!("/{prefix}"),
+            },
+        }))
+    }
 }
 
 impl TryFrom<Flags> for Config {
@@ -243,6 +315,29 @@ impl TryFrom<Flags> for Config {
         let keys = match flags.service_account_key_file {
             keys if keys.is_empty() => vec![flags.service_account_signing_key_file.clone()],
             keys => keys,
+        };
+        let media = match &*flags.storage_media_type {
+            JSON => Media::Json,
+            PROTOBUF => Media::Protobuf,
+            other => {
+                return refuse(
+                    "storage-media-type",
+                    format!("{other:?} is neither {JSON} nor {PROTOBUF}"),
+                );
+            }
+        };
+        let compaction = daemon::args::duration(&flags.etcd_compaction_interval)
+            .or_else(|why| refuse("etcd-compaction-interval", why.to_string()))?;
+        let store = match flags.etcd.reach()? {
+            Some(reach) => Store::Etcd {
+                reach,
+                media,
+                compaction: (!compaction.is_zero()).then_some(compaction),
+            },
+            None if media == Media::Protobuf => return refuse("storage-media-type", "the embedded store keeps JSON"),
+            None => Store::Embedded {
+                directory: flags.data_dir,
+            },
         };
         Ok(Config {
             listen: Some(Listen {
@@ -291,9 +386,7 @@ impl TryFrom<Flags> for Config {
                 enable: flags.enable_admission_plugins,
                 disable: flags.disable_admission_plugins,
             },
-            store: Store::Embedded {
-                directory: flags.data_dir,
-            },
+            store,
         })
     }
 }
@@ -416,6 +509,32 @@ mod tests {
     }
 
     #[test]
+    fn a_named_etcd_is_the_store() {
+        let flags = [
+            "--etcd-servers=https://a:2379,https://b:2379",
+            "--etcd-cafile=ca",
+            "--etcd-certfile=c",
+            "--etcd-keyfile=k",
+            "--etcd-prefix=cluster",
+            "--etcd-compaction-interval=0",
+            "--storage-media-type=application/vnd.kubernetes.protobuf",
+        ];
+        let Store::Etcd {
+            reach,
+            media,
+            compaction,
+        } = config(&flags).unwrap().store
+        else {
+            panic!("not etcd");
+        };
+        assert_eq!(reach.servers, ["https://a:2379", "https://b:2379"]);
+        assert_eq!(reach.prefix, "/cluster");
+        assert_eq!(reach.identity, Some(("c".into(), "k".into())));
+        assert_eq!((media, compaction), (Media::Protobuf, None));
+        assert!(matches!(config(&[]).unwrap().store, Store::Embedded { .. }));
+    }
+
+    #[test]
     fn what_cannot_be_done_is_refused_by_the_flags_name() {
         for (flag, part) in [
             (
@@ -428,6 +547,11 @@ mod tests {
             ("--service-cluster-ip-range=10.0.0.0/24,10.1.0.0/24", "two IP families"),
             ("--service-node-port-range=5-1", "--service-node-port-range"),
             ("--service-account-max-token-expiration-seconds=5", "at least 3600"),
+            ("--etcd-servers=https://10.0.0.1:2379", "--etcd-cafile"),
+            ("--etcd-servers=unix:///etcd", "--etcd-servers"),
+            ("--etcd-compaction-interval=often", "--etcd-compaction-interval"),
+            ("--storage-media-type=application/yaml", "--storage-media-type"),
+            ("--storage-media-type=application/vnd.kubernetes.protobuf", "keeps JSON"),
         ] {
             let error = config(&[flag]).unwrap_err();
             assert!(error.contains(part), "{flag}: {error}");

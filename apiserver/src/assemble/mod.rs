@@ -21,11 +21,12 @@ use crate::authz::{self, feed};
 use crate::bootstrap;
 use crate::config::Config;
 use crate::identity::User;
+use crate::registry::stored::Stored;
 use crate::registry::{Registry, rows};
 use crate::server::{self, Internal, Tls};
 use crate::status::Status;
 use crate::store::embedded::Embedded;
-use crate::store::{Memory, Store};
+use crate::store::{Etcd, Memory, Store};
 use crate::{ApiServer, Parts, build, cache, config, http, store};
 
 /// None of these is repaired here: the part ends, and its supervisor starts it again.
@@ -45,6 +46,8 @@ pub enum Error {
     Repair(#[source] Status),
     #[error("the store did not open")]
     Store(#[source] Box<store::embedded::OpenError>),
+    #[error(transparent)]
+    Etcd(#[from] store::etcd::OpenError),
     #[error("the way to the kubelets")]
     Kubelets(#[from] daemon::tls::Error),
     #[error("cannot read {0}")]
@@ -117,6 +120,18 @@ impl Server {
                 let store = Arc::new(opened.map_err(|error| Error::Store(error.into()))?);
                 let mut server = Server::new(config, store.clone()).await?;
                 server.embedded = Some(store);
+                Ok(server)
+            }
+            config::Store::Etcd {
+                reach,
+                media,
+                compaction,
+            } => {
+                let compaction = *compaction;
+                let values = Stored::new(rows::rows(), *media);
+                let store = Etcd::open(reach.clone(), Arc::new(values)).await?;
+                let server = Server::new(config, Arc::new(store)).await?;
+                server.api.registry().caches().compact_every(compaction);
                 Ok(server)
             }
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -26,6 +26,8 @@ pub struct Caches {
     progress: Arc<Progress>,
     /// By prefix. Read with each change, written when a row comes or goes.
     rows: RwLock<BTreeMap<Arc<str>, Arc<Cache>>>,
+    /// How often history is forgotten; `None`: that of the store is somebody else's to forget.
+    compaction: Mutex<Option<Duration>>,
     /// Held while caches are changed, so that one that is added is filled at the revision where the feeder stands.
     feeding: tokio::sync::Mutex<Interner>,
 }
@@ -35,8 +37,14 @@ impl Caches {
         Arc::new(Caches {
             progress: Progress::new(store),
             rows: RwLock::default(),
+            compaction: Mutex::new(Some(COMPACTION)),
             feeding: tokio::sync::Mutex::default(),
         })
+    }
+
+    /// Forgets history so often and not every five minutes. Told before [`Caches::run`].
+    pub fn compact_every(&self, interval: Option<Duration>) {
+        *self.compaction.lock().unwrap_or_else(PoisonError::into_inner) = interval;
     }
 
     /// A cache for one more row: at once before `run`, filled from the store after.
@@ -121,7 +129,8 @@ impl Caches {
 
     async fn follow(&self, from: Revision) -> store::Error {
         let mut watch = self.progress.store.watch(ROOT, from);
-        let mut compaction = Compaction::default();
+        let every = *self.compaction.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut compaction = Compaction::new(every.unwrap_or(COMPACTION));
         loop {
             let batch = tokio::select! {
                 biased;
@@ -190,6 +199,9 @@ impl Caches {
             cache.compact(revision);
         }
         self.progress.hot.clear();
+        if self.compaction.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            return;
+        }
         if let Err(error) = self.progress.store.compact(revision).await {
             // Another server may have compacted further, and the next round comes.
             tracing::debug!(%error, %revision, "compaction failed");
@@ -239,15 +251,28 @@ impl Caches {
 }
 
 /// When to forget: history is dropped up to where it stood one period ago, as long as there is any.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Compaction {
+    every: Duration,
     next: Option<Instant>,
     mark: Option<Revision>,
+    /// Something was written after the mark. Revisions alone do not tell: compaction itself may take one.
+    written: bool,
 }
 
 impl Compaction {
+    fn new(every: Duration) -> Self {
+        Compaction {
+            every,
+            next: None,
+            mark: None,
+            written: false,
+        }
+    }
+
     fn written(&mut self) {
-        self.next.get_or_insert_with(|| Instant::now() + COMPACTION);
+        self.written = true;
+        self.next.get_or_insert_with(|| Instant::now() + self.every);
     }
 
     async fn due(&self) {
@@ -259,12 +284,9 @@ impl Compaction {
 
     fn tick(&mut self, now: Revision) -> Option<Revision> {
         let compact = self.mark.take();
-        if compact == Some(now) {
-            self.next = None;
-        } else {
-            self.mark = Some(now);
-            self.next = Some(Instant::now() + COMPACTION);
-        }
+        let more = std::mem::take(&mut self.written);
+        self.mark = more.then_some(now);
+        self.next = more.then(|| Instant::now() + self.every);
         compact
     }
 }

@@ -8,6 +8,7 @@ pub mod read;
 pub mod remove;
 pub mod row;
 pub mod rows;
+pub mod stored;
 pub mod subresource;
 pub mod write;
 
