@@ -46,6 +46,9 @@ pub(crate) enum Command {
         #[arg(long)]
         print: bool,
     },
+    /// Where the cluster keeps its objects
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Print a completion script for your shell
     Completion { shell: clap_complete::Shell },
     /// Run the cluster's parts in this process, in the foreground
@@ -62,6 +65,18 @@ pub(crate) enum ImageCommand {
     Prune,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Take the cluster's objects into an etcd, or back into the cluster's own store; the target must be empty
+    Move {
+        #[command(flatten)]
+        etcd: apiserver::config::Etcd,
+        /// Into the cluster's own store
+        #[arg(long)]
+        embedded: bool,
+    },
+}
+
 /// What can be chosen at the first start. Later starts keep it.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Up {
@@ -74,6 +89,8 @@ pub(crate) struct Up {
     /// Where the API is served
     #[arg(long, default_value_t = 6443)]
     pub secure_port: u16,
+    #[command(flatten)]
+    pub etcd: apiserver::config::Etcd,
     /// Leave kubeconfig files alone
     #[arg(long)]
     pub no_kubeconfig: bool,

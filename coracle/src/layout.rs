@@ -45,6 +45,10 @@ impl Layout {
     pub(crate) fn node(&self) -> PathBuf {
         self.data.join("node.json")
     }
+    /// How to reach the etcd that holds the cluster's objects, where it is not the embedded store.
+    pub(crate) fn etcd(&self) -> PathBuf {
+        self.data.join("etcd.json")
+    }
     /// A kubeconfig of the cluster's administrator, readable by root alone.
     pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
         self.data.join("admin.kubeconfig")

@@ -14,6 +14,7 @@ mod remove;
 mod runtime;
 mod serve;
 mod server_process;
+mod store;
 mod up;
 
 use std::process::ExitCode;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::{CommandFactory, Parser};
 
-use config::{Cli, Command, Environment, ImageCommand};
+use config::{Cli, Command, Environment, ImageCommand, StoreCommand};
 use layout::Layout;
 use progress::say;
 
@@ -106,6 +107,7 @@ async fn run(command: Command, layout: &Layout, environment: &Environment) -> an
             say(&format!("context coracle is in {}", owner.path.display()));
             Ok(())
         }
+        Command::Store(StoreCommand::Move { etcd, embedded }) => store::run_move(layout, &etcd, embedded).await,
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "coracle", &mut std::io::stdout());
             Ok(())

@@ -1,16 +1,19 @@
 //! The server as a daemon: a unit where systemd runs, a session of its own where it does not. Comes in: the flags of
 //! `up`. Goes out: a process that runs on when the terminal closes. What runs inside it is `serve`.
 
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use clap::Parser;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::config::Up;
+use crate::config::{Cli, Command as Chosen, Up};
 use crate::host;
 use crate::layout::Layout;
 use crate::runtime::containerd;
@@ -88,6 +91,17 @@ pub(crate) fn forget() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What the server that runs was started with.
+pub(crate) fn options(layout: &Layout) -> anyhow::Result<Up> {
+    let pid = pid(layout).context("no server runs")?;
+    let words = std::fs::read(format!("/proc/{pid}/cmdline")).context("the server ended")?;
+    let words = words.strip_suffix(&[0]).unwrap_or(&words).split(|byte| *byte == 0);
+    match Cli::try_parse_from(words.map(OsStr::from_bytes))?.command {
+        Chosen::Serve(up) => Ok(up),
+        _ => bail!("process {pid} is no server"),
+    }
+}
+
 /// The server's process, if it is alive.
 pub(crate) fn pid(layout: &Layout) -> Option<Pid> {
     let pid: i32 = std::fs::read_to_string(layout.pid()).ok()?.trim().parse().ok()?;
@@ -130,6 +144,8 @@ fn arguments(up: &Up) -> Vec<String> {
         node_ip,
         secure_port,
         no_kubeconfig: _,
+        // Kept in a file that the server reads.
+        etcd: _,
         log_level,
     } = up;
     let mut arguments = vec![

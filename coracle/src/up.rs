@@ -14,6 +14,7 @@ use crate::layout::Layout;
 use crate::progress::{Progress, say};
 use crate::runtime::programs::Programs;
 use crate::server_process;
+use crate::store;
 
 /// How long a step may take before `up` gives up waiting; the server goes on trying.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -36,11 +37,12 @@ pub(crate) async fn run(layout: &Layout, environment: &Environment, up: &Up) -> 
         bail!("this machine cannot run a cluster yet");
     }
     progress.done("machine examined", "");
+    let other_store = store::choose(layout, up)?;
     match running {
-        Some(report) if report.build == control::build() => {}
+        Some(report) if report.build == control::build() && !other_store => {}
         Some(_) => {
             server_process::stop(layout).await?;
-            progress.done("older server stopped", "its containers run on");
+            progress.done("server stopped", "its containers run on");
             server_process::start(layout, up)?;
         }
         None => {
@@ -66,7 +68,7 @@ pub(crate) async fn run(layout: &Layout, environment: &Environment, up: &Up) -> 
 }
 
 /// Tells the server's steps as they are done, until it is ready.
-async fn follow(layout: &Layout, progress: &mut Progress) -> anyhow::Result<()> {
+pub(crate) async fn follow(layout: &Layout, progress: &mut Progress) -> anyhow::Result<()> {
     let mut reports = appear(layout).await?;
     let mut told = 0;
     let mut trouble = None;

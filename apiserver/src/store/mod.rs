@@ -10,6 +10,7 @@ mod shared;
 mod state;
 #[cfg(test)]
 mod suite;
+pub mod transfer;
 pub(crate) mod tree;
 
 use std::sync::Arc;

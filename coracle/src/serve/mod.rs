@@ -4,7 +4,7 @@
 
 mod born;
 mod clients;
-mod lock;
+pub(crate) mod lock;
 mod parts;
 mod ready;
 mod settings;
@@ -41,6 +41,7 @@ pub(crate) async fn run(layout: &Layout, environment: &Environment, up: &Up) -> 
     daemon::telemetry::init(0, Some(&up.log_level), daemon::telemetry::Format::Text)?;
     std::fs::create_dir_all(&layout.run)?;
     let _lock = lock::take(&layout.pid())?;
+    crate::store::choose(layout, up)?;
     let settings = Settings::settle(layout, up)?;
     let programs = Programs::find_or_fetch(layout, &environment.path).await?;
     let node = Node {

@@ -55,7 +55,7 @@ pub(crate) fn keys(node: &Node) -> anyhow::Result<()> {
         .context("cannot write the kubeconfig")
 }
 
-/// The API over the embedded store. Other parts find each new life of it by themselves.
+/// The API over the store that was chosen. Other parts find each new life of it by themselves.
 pub(crate) async fn apiserver(node: Node, stop: CancellationToken) -> anyhow::Result<()> {
     let server = Server::open(server_config(&node)?).await?;
     let (router, ready) = (server.api().router(), server.ready());
@@ -89,7 +89,7 @@ pub(crate) async fn apiserver(node: Node, stop: CancellationToken) -> anyhow::Re
 fn server_config(node: &Node) -> anyhow::Result<apiserver::config::Config> {
     let pki = pki(node);
     let file = |name: &str, path: PathBuf| format!("--{name}={}", path.display());
-    let flags = apiserver::config::Flags::try_parse_from([
+    let mut flags = vec![
         "apiserver".to_owned(),
         format!("--secure-port={}", node.settings.secure_port),
         format!("--advertise-address={}", node.settings.node_ip),
@@ -108,8 +108,11 @@ fn server_config(node: &Node) -> anyhow::Result<apiserver::config::Config> {
         file("kubelet-client-key", pki.key("apiserver-kubelet-client")),
         file("kubelet-certificate-authority", pki.cluster_ca()),
         file("data-dir", node.layout.store()),
-    ])?;
-    Ok(flags.try_into()?)
+    ];
+    if let Some(etcd) = crate::store::Choice::kept(&node.layout)? {
+        flags.extend(etcd.flags());
+    }
+    Ok(apiserver::config::Flags::try_parse_from(flags)?.try_into()?)
 }
 
 pub(crate) async fn scheduler(node: Node, stop: CancellationToken) -> anyhow::Result<()> {

@@ -41,6 +41,8 @@ use super::shared::Shared;
 use super::state::{Limits, State};
 use super::{Batch, Entry, Error, Expect, Key, Listing, Options, Page, Revision, Store};
 
+/// Held by whoever uses the directory.
+const LOCK: &str = "lock";
 /// The version of the files that this code writes; it reads all up to it.
 const FORMAT: u32 = 1;
 
@@ -128,6 +130,46 @@ impl Embedded {
         } = config;
         let lock = lock(&directory)?;
         Self::start(Arc::new(Directory(directory)), limits, TUNING, on_failure, Some(lock))
+    }
+
+    /// Whether a store was ever begun there.
+    pub fn is_used(directory: &Path) -> io::Result<bool> {
+        let mut names = match std::fs::read_dir(directory) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        names.try_fold(false, |used, name| Ok(used || name?.file_name() != LOCK))
+    }
+
+    /// Makes a store of `entries` with their revisions, which goes on above `revision`. Each may live for a time from now
+    /// on. The directory must not be used.
+    pub fn fill(
+        directory: &Path,
+        entries: impl Iterator<Item = (Entry, Option<Duration>)>,
+        revision: Revision,
+    ) -> Result<(), OpenError> {
+        let _lock = lock(directory)?;
+        let mut state = State::new(Limits::default());
+        for (entry, lives) in entries {
+            let stored = super::state::Stored {
+                value: entry.value,
+                revision: entry.revision,
+                created: entry.created,
+                expires: lives.map_or(0, |lives| unix_milliseconds() + lives.as_millis() as u64),
+            };
+            state.restore(entry.key, Some(stored));
+        }
+        let disk = Directory(directory.into());
+        let meta = snapshot::Meta {
+            generation: 1,
+            revision,
+            reserved: revision,
+        };
+        // A snapshot without its log is refused, so what is half made is never taken for a store.
+        snapshot::write(&disk, meta, &state.snapshot())?;
+        log::Log::create(&disk, 1, None, TUNING.grow)?;
+        Ok(())
     }
 
     fn start(
@@ -224,7 +266,7 @@ fn lock(directory: &Path) -> Result<std::fs::File, OpenError> {
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .open(directory.join("lock"))?;
+        .open(directory.join(LOCK))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked(directory.into())),

@@ -27,6 +27,7 @@ use bytes::Bytes;
 use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse};
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use tokio::sync::watch as told;
 
 use super::{Batch, Entry, Error, Expect, Key, Listing, Options, Page, Revision, Store};
@@ -135,6 +136,38 @@ impl Etcd {
             wanted: told::Sender::new(0),
             compactions: AtomicI64::new(-1),
         })))
+    }
+}
+
+/// What [`Etcd::advance`] writes, outside every prefix.
+const ADVANCE: &str = "coracle_advance";
+
+impl Etcd {
+    /// Raises the revision to `revision` at least, `together` writes at once: etcd knows no other way.
+    pub(super) async fn advance(&self, revision: Revision, together: usize) -> Result<(), Error> {
+        loop {
+            let missing = revision.0.saturating_sub(self.0.current().await?.0);
+            if missing == 0 {
+                break;
+            }
+            let puts = futures::stream::iter(0..missing).map(|_| {
+                self.0.endpoints.call(Call::Write, |member| {
+                    let mut kv = member.kv;
+                    async move { kv.put(ADVANCE, "", None).await }
+                })
+            });
+            puts.buffer_unordered(together)
+                .try_for_each(|_| std::future::ready(Ok(())))
+                .await?;
+        }
+        self.0
+            .endpoints
+            .call(Call::Write, |member| {
+                let mut kv = member.kv;
+                async move { kv.delete(ADVANCE, None).await }
+            })
+            .await?;
+        Ok(())
     }
 }
 

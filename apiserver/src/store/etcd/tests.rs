@@ -279,6 +279,85 @@ async fn writes_and_watches_move_to_another_member_when_one_is_killed() {
     survives(Cluster::of(3, Version::Newer, &[]), 2, true).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_moves_to_etcd_and_back_and_no_revision_goes_back() {
+    use crate::store::embedded;
+    use crate::store::transfer::{Failed, into_embedded, into_etcd};
+    let cluster = Cluster::start(Version::Newer, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let (before, after) = (folder.path().join("before"), folder.path().join("after"));
+    let open = |path: &std::path::Path| crate::store::Embedded::open(embedded::Config::new(path)).unwrap();
+    let lives = |key: &str| key.contains("/events/").then(|| Duration::from_secs(3600));
+    let values = async |store: &dyn Store| -> Vec<(String, Bytes)> {
+        let listing = store.list("/registry/", Page::default()).await.unwrap();
+        listing
+            .entries
+            .into_iter()
+            .map(|e| (e.key.to_string(), e.value))
+            .collect()
+    };
+
+    let source = open(&before);
+    for n in 0..3000 {
+        let at = source
+            .put(
+                &key("pods/a"),
+                Bytes::from(n.to_string()),
+                Expect::Absent,
+                Options::DURABLE,
+            )
+            .await
+            .unwrap();
+        source.delete(&key("pods/a"), at).await.unwrap();
+    }
+    for name in ["pods/a", "pods/b", "events/d/e", "minions/n"] {
+        let value = Bytes::from(format!("value of {name}"));
+        source
+            .put(&key(name), value, Expect::Absent, Options::DURABLE)
+            .await
+            .unwrap();
+    }
+    let (had, at) = (values(&source).await, source.revision().await.unwrap());
+    let etcd = cluster.open().await;
+    let moved = into_etcd(&source, &etcd, &lives).await.unwrap();
+    assert_eq!(moved.objects, 4);
+    let listing = etcd.list("/registry/", Page::default()).await.unwrap();
+    assert!(
+        listing.entries.iter().all(|entry| entry.revision > at),
+        "{at}: {listing:?}"
+    );
+    assert_eq!(values(&etcd).await, had);
+    assert!(matches!(into_etcd(&source, &etcd, &lives).await, Err(Failed::NotEmpty)));
+    let mut client = etcd_client::Client::connect(&cluster.config().servers, None)
+        .await
+        .unwrap();
+    let event = client.get("/registry/events/d/e", None).await.unwrap();
+    assert_ne!(event.kvs()[0].lease(), 0, "an Event goes by itself");
+
+    assert!(matches!(
+        into_embedded(&etcd, &before, &lives).await,
+        Err(Failed::NotEmpty)
+    ));
+    let last = create(&etcd, "pods/c").await;
+    etcd.delete(&key("pods/c"), last).await.unwrap();
+    let now = etcd.revision().await.unwrap();
+    let moved = into_embedded(&etcd, &after, &lives).await.unwrap();
+    assert_eq!((moved.objects, moved.revision), (4, now));
+    let target = open(&after);
+    assert_eq!(values(&target).await, had);
+    assert!(target.revision().await.unwrap() >= now);
+    let kept = target.get("/registry/pods/a").await.unwrap().unwrap();
+    assert_eq!(
+        kept.revision,
+        etcd.get("/registry/pods/a").await.unwrap().unwrap().revision
+    );
+    let next = target
+        .put(&key("pods/d"), Bytes::new(), Expect::Absent, Options::DURABLE)
+        .await
+        .unwrap();
+    assert!(next > now);
+}
+
 #[tokio::test]
 async fn an_etcd_that_is_not_there_is_told_of_by_its_address() {
     let config = Config {
