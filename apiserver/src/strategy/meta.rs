@@ -137,14 +137,14 @@ fn managers(field: &Field, errors: &mut Errors) {
     for entry in field.items() {
         let (manager, subresource) = (entry.get("manager"), entry.get("subresource"));
         if manager.str().len() > MANAGER_MAX {
-            errors.too_long(&manager, MANAGER_MAX);
+            errors.too_long(entry.get("manager"), MANAGER_MAX);
         }
         for (at, letter) in manager.str().char_indices().filter(|(_, letter)| letter.is_control()) {
             let why = format!("invalid character U+{:04X} (at position {at})", u32::from(letter));
             manager.invalid(errors, &why);
         }
         if subresource.str().len() > SUBRESOURCE_MAX {
-            errors.too_long(&subresource, SUBRESOURCE_MAX);
+            errors.too_long(subresource, SUBRESOURCE_MAX);
         }
     }
 }
