@@ -70,6 +70,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// `pods/log`, streamed as it comes.
 pub(super) async fn log(call: &Call<'_>, row: &Row) -> Result<Response<Body>, Status> {
     let pod = pod(call, row).await?;
+    options::log(call.query, pod.name())?;
     let container = container(call, &pod, "container")?;
     let place = kubelet(call, &pod).await?;
     let mut query = String::new();
@@ -693,5 +694,39 @@ mod tests {
             ["connection", "sec-websocket-key", "upgrade"]
         );
         assert_eq!(names(&forwarded(&headers, false)), ["sec-websocket-key"]);
+    }
+
+    #[test]
+    fn options_of_a_log_that_cannot_be_are_refused() {
+        for fine in [
+            "",
+            "tailLines=0&limitBytes=1",
+            "sinceSeconds=5&follow=true",
+            "sinceTime=2026-11-21T00:00:00Z",
+        ] {
+            options::log(fine, "web").unwrap();
+        }
+        for (query, want) in [
+            (
+                "tailLines=-1",
+                "PodLogOptions \"web\" is invalid: tailLines: Invalid value: -1: must be greater than or equal to 0",
+            ),
+            (
+                "limitBytes=0",
+                "PodLogOptions \"web\" is invalid: limitBytes: Invalid value: 0: must be greater than 0",
+            ),
+            (
+                "sinceSeconds=1&sinceTime=2026-11-21T00:00:00Z",
+                "at most one of `sinceTime` or `sinceSeconds` may be specified",
+            ),
+        ] {
+            let refused = options::log(query, "web").unwrap_err();
+            assert!(
+                refused.code == 422 && refused.message.contains(want),
+                "{}",
+                refused.message
+            );
+        }
+        assert_eq!(options::log("tailLines=x", "web").unwrap_err().code, 400);
     }
 }

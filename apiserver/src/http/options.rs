@@ -162,6 +162,36 @@ impl List {
     }
 }
 
+/// Refuses what a log cannot be asked for. Follows ValidatePodLogOptions (1.36); the kubelet reads the options themselves.
+pub(super) fn log(query: &str, pod: &str) -> Result<(), Status> {
+    let mut errors = Errors::default();
+    let (mut seconds, mut time) = (false, false);
+    for (key, value) in pairs(query).filter(|(_, value)| !value.is_empty()) {
+        let (least, why) = match &*key {
+            "tailLines" => (0, "must be greater than or equal to 0"),
+            "limitBytes" | "sinceSeconds" => (1, "must be greater than 0"),
+            "sinceTime" => {
+                time = true;
+                continue;
+            }
+            _ => continue,
+        };
+        let number = number(&key, &value)?;
+        seconds |= key == "sinceSeconds";
+        if number < least {
+            errors.invalid(&*key, &Value::from(number), why);
+        }
+    }
+    if seconds && time {
+        errors.forbidden("", "at most one of `sinceTime` or `sinceSeconds` may be specified");
+    }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Status::invalid("", "PodLogOptions", pod, errors))
+    }
+}
+
 /// What create, update and patch are told beside the object.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Write {

@@ -387,7 +387,43 @@ fn forwarded(node: &Node) -> anyhow::Result<()> {
         serving.child.wait()?;
         ensure!(said.contains("connection refused"), "{name}: {said}");
     }
+    // Clients of old forward by plain messages: a channel for the data and one for errors, each named by its first frame.
+    let serving = Serving::start(node, "true", "proxy --port=0")?;
+    let path = "/api/v1/namespaces/forward/pods/redis/portforward?ports=6379";
+    let mut stream = upgrade(node, serving.port, path, "v4.channel.k8s.io")?;
+    // Channel 0, masked with zeros.
+    stream.write_all(b"\x82\x87\0\0\0\0\0PING\r\n")?;
+    let want = b"\x82\x03\x00\xeb\x18\x82\x03\x01\xeb\x18\x82\x08\x00+PONG\r\n";
+    let mut got = vec![0; want.len()];
+    stream.read_exact(&mut got)?;
+    ensure!(got == want, "{got:?}");
+    drop(stream);
+    serving.end(node)?;
     delete(node, "forward")
+}
+
+/// A WebSocket; what was answered up to the first message is read.
+fn upgrade(node: &Node, port: u16, path: &str, protocol: &str) -> anyhow::Result<TcpStream> {
+    let mut stream = dial(node, port)?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Protocol: {protocol}\r\n\r\n"
+    )?;
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte)?;
+        head.extend(byte);
+    }
+    let head = String::from_utf8_lossy(&head).to_lowercase();
+    ensure!(
+        head.starts_with("http/1.1 101")
+            && head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=")
+            && head.contains(&format!("sec-websocket-protocol: {protocol}")),
+        "{head}"
+    );
+    Ok(stream)
 }
 
 const TWO: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "two", "labels": {"app": "logs"}}, "spec": {
@@ -447,22 +483,9 @@ fn logs(node: &Node) -> anyhow::Result<()> {
     let mut page = String::new();
     stream.read_to_string(&mut page)?;
     ensure!(page.starts_with("HTTP/1.1 200") && page.contains("from b\n"), "{page}");
-    let mut stream = dial(node, serving.port)?;
-    write!(
-        stream,
-        "GET {log} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-         Sec-WebSocket-Protocol: binary.k8s.io\r\n\r\n"
-    )?;
     let mut messages = Vec::new();
-    stream.read_to_end(&mut messages)?;
-    let text = String::from_utf8_lossy(&messages);
-    ensure!(
-        text.starts_with("HTTP/1.1 101") && text.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
-        "{text}"
-    );
-    let goodbye = b"\x82\x07from b\n\x88\x02\x03\xe8";
-    ensure!(messages.ends_with(goodbye), "{text}");
+    upgrade(node, serving.port, log, "binary.k8s.io")?.read_to_end(&mut messages)?;
+    ensure!(messages == b"\x82\x07from b\n\x88\x02\x03\xe8", "{messages:?}");
     serving.end(node)?;
     delete(node, "logs")
 }
