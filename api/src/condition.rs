@@ -1,6 +1,7 @@
 //! Conditions: set by type, with one rule for `lastTransitionTime`: it moves when, and only when, the status changes.
 
 use k8s_openapi::api::apps::v1::{DaemonSetCondition, DeploymentCondition, ReplicaSetCondition, StatefulSetCondition};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerCondition;
 use k8s_openapi::api::batch::v1::JobCondition;
 use k8s_openapi::api::core::v1::{NamespaceCondition, NodeCondition, PersistentVolumeClaimCondition, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -38,7 +39,8 @@ conditional!(
     ReplicaSetCondition,
     StatefulSetCondition,
     DaemonSetCondition,
-    JobCondition
+    JobCondition,
+    HorizontalPodAutoscalerCondition
 );
 
 /// Puts a condition into the list. An unset transition time becomes `now` where the status changed, and stays what it was where not.

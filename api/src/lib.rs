@@ -14,6 +14,7 @@ pub mod owner;
 pub mod pod;
 pub mod quantity;
 pub mod selector;
+pub mod usage;
 pub mod volume;
 
 pub use quantity::Quantity;

@@ -63,9 +63,12 @@ pub const TABLE: &[Row] = rows! {
     "node-lifecycle-controller" "node-controller" "node-controller" => nodes::lifecycle::start;
     "taint-eviction-controller" "node-controller" "taint-eviction-controller" => nodes::eviction::start;
     "node-ipam-controller" "node-controller" "cidrAllocator" => nodes::ipam::start;
+    "ttl-controller" "ttl-controller" "ttl-controller" => nodes::ttl::start;
     "persistentvolume-binder-controller" "persistent-volume-binder" "persistentvolume-controller" => volumes::binder::start;
     "persistentvolumeclaim-protection-controller" "pvc-protection-controller" "pvc-protection-controller" => volumes::protection::start_claims;
     "persistentvolume-protection-controller" "pv-protection-controller" "pv-protection-controller" => volumes::protection::start_volumes;
+    "horizontal-pod-autoscaler-controller" "horizontal-pod-autoscaler" "horizontal-pod-autoscaler" => policy::autoscaler::start;
+    "resourcequota-controller" "resourcequota-controller" "resourcequota-controller" => policy::quota::start;
     "disruption-controller" "disruption-controller" "controllermanager" => policy::disruption::start;
     "ephemeral-volume-controller" "ephemeral-volume-controller" "ephemeral_volume" => volumes::ephemeral::start;
 };

@@ -20,6 +20,8 @@ mod helm;
 mod ownership;
 #[path = "one_node/pods.rs"]
 mod pods;
+#[path = "one_node/policy.rs"]
+mod policy;
 #[path = "one_node/refusals.rs"]
 mod refusals;
 #[path = "one_node/samples.rs"]
@@ -63,6 +65,7 @@ fn main() -> std::process::ExitCode {
         certificates::SCENARIOS,
         workloads::SCENARIOS,
         streaming::SCENARIOS,
+        policy::SCENARIOS,
     ]
     .concat();
     let first = libtest_mimic::run(&arguments, trials(&node, &together));

@@ -5,11 +5,11 @@ use api::quantity::Quantity;
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
-use super::resources::{self, Amounts, Side};
 use super::sources::Source;
 use super::{Admit, Attributes, Operation, items};
 use crate::object::Object;
 use crate::status::Status;
+use api::usage::{self as resources, Amounts, Side};
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 

@@ -14,7 +14,6 @@ mod pod_security;
 mod pods;
 mod priority;
 mod quota;
-mod resources;
 mod service_account;
 mod sources;
 mod volumes;

@@ -9,13 +9,13 @@ use api::quantity::Quantity;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
-use super::resources::{self, Amounts, Side, spell};
 use super::sources::Source;
 use super::{Admit, Attributes, Operation, items};
 use crate::object::Object;
 use crate::registry::{Registry, from_store};
 use crate::status::Status;
 use crate::store::{self, Entry, Expect, Options};
+use api::usage::{self as resources, Amounts, Side, may_count, scopes, spell, usage};
 
 #[derive(Debug)]
 pub(super) struct ResourceQuota {
@@ -235,15 +235,18 @@ impl ResourceQuota {
     async fn count(&self, quota: &Object, hard: &Amounts) -> Result<Amounts, Status> {
         let mut used: Amounts = hard.keys().map(|name| (name.clone(), Quantity::ZERO)).collect();
         for row in &self.registry.table().rows {
-            if !row.namespaced() || !row.is_stored() || !hard.keys().any(|name| may_count(row.about(), name)) {
+            if !row.namespaced()
+                || !row.is_stored()
+                || !hard.keys().any(|name| may_count(&row.group, &row.plural, name))
+            {
                 continue;
             }
             let source = Source::new(&self.registry, &row.group, &row.plural);
             source.fresh().await?;
             for item in source.list(quota.namespace()) {
                 let object = item.object();
-                if scopes(quota).iter().all(|scope| scope.holds(&row.plural, &object)) {
-                    let mut own = usage(&row.group, &row.plural, &object);
+                if scopes(&quota.0).iter().all(|scope| scope.holds(&row.plural, &object.0)) {
+                    let mut own = usage(&row.group, &row.plural, &object.0);
                     own.retain(|name, _| used.contains_key(name));
                     resources::add(&mut used, &own);
                 }
@@ -286,96 +289,6 @@ fn difference(new: Amounts, old: &Amounts) -> Amounts {
     rest
 }
 
-/// Whether objects of this resource can use what is called so.
-fn may_count(about: crate::status::About<'_>, name: &str) -> bool {
-    if name == format!("count/{about}") {
-        return true;
-    }
-    match (about.group, about.resource) {
-        ("", "pods") => !name.contains('/') || name.starts_with("requests.") || name.starts_with("limits."),
-        ("", "persistentvolumeclaims") => name.contains("storage") || name == "persistentvolumeclaims",
-        ("", "services") => name.starts_with("services"),
-        ("", resource) => name == resource,
-        _ => false,
-    }
-}
-
-/// What one object uses.
-fn usage(group: &str, plural: &str, object: &Object) -> Amounts {
-    let one = |amounts: &mut Amounts, name: String| {
-        amounts.insert(name, Quantity::new(1, api::quantity::Format::DecimalSi));
-    };
-    let mut amounts = Amounts::new();
-    one(
-        &mut amounts,
-        if group.is_empty() {
-            format!("count/{plural}")
-        } else {
-            format!("count/{plural}.{group}")
-        },
-    );
-    match (group, plural) {
-        ("", "pods") => {
-            if is_over(object) {
-                return amounts;
-            }
-            one(&mut amounts, plural.to_owned());
-            let Some(spec) = object.at(&["spec"]) else {
-                return amounts;
-            };
-            for (name, amount) in resources::of_pod(spec, Side::Requests) {
-                if matches!(&*name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-") {
-                    amounts.insert(name.clone(), amount);
-                }
-                amounts.insert(format!("requests.{name}"), amount);
-            }
-            for (name, amount) in resources::of_pod(spec, Side::Limits) {
-                amounts.insert(format!("limits.{name}"), amount);
-            }
-        }
-        ("", "services") => {
-            one(&mut amounts, plural.to_owned());
-            let kind = object.str_at(&["spec", "type"]);
-            if matches!(kind, "NodePort" | "LoadBalancer") {
-                let ports = items(object.at(&["spec", "ports"]));
-                let count = ports
-                    .filter(|port| kind == "NodePort" || !port["nodePort"].is_null())
-                    .count();
-                let count = i64::try_from(count).unwrap_or(i64::MAX);
-                let count = Quantity::new(count, api::quantity::Format::DecimalSi);
-                amounts.insert("services.nodeports".into(), count);
-            }
-            if kind == "LoadBalancer" {
-                one(&mut amounts, "services.loadbalancers".into());
-            }
-        }
-        ("", "persistentvolumeclaims") => {
-            one(&mut amounts, plural.to_owned());
-            let class = object.str_at(&["spec", "storageClassName"]);
-            let prefix = format!("{class}.storageclass.storage.k8s.io/");
-            if !class.is_empty() {
-                one(&mut amounts, format!("{prefix}persistentvolumeclaims"));
-            }
-            if let Ok(size) = Quantity::parse(object.str_at(&["spec", "resources", "requests", "storage"])) {
-                amounts.insert("requests.storage".into(), size);
-                if !class.is_empty() {
-                    amounts.insert(format!("{prefix}requests.storage"), size);
-                }
-            }
-        }
-        ("", "configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas") => {
-            one(&mut amounts, plural.to_owned());
-        }
-        _ => {}
-    }
-    amounts
-}
-
-/// A pod that will not run again uses nothing.
-fn is_over(pod: &Object) -> bool {
-    matches!(pod.str_at(&["status", "phase"]), "Failed" | "Succeeded")
-}
-
 /// Containers that say nothing of a resource which the quota limits: `cpu for: a,b; memory for: a`.
 fn must_say(attributes: &Attributes<'_>, object: &Object, hard: &Amounts) -> String {
     if !attributes.is("", "pods") {
@@ -411,86 +324,10 @@ fn must_say(attributes: &Attributes<'_>, object: &Object, hard: &Amounts) -> Str
     missing.join("; ")
 }
 
-/// A restriction of the objects that a quota counts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Scope {
-    name: String,
-    operator: String,
-    values: Vec<String>,
-}
-
-fn scopes(quota: &Object) -> Vec<Scope> {
-    let plain = items(quota.at(&["spec", "scopes"]))
-        .filter_map(Value::as_str)
-        .map(|name| Scope {
-            name: name.to_owned(),
-            operator: "Exists".into(),
-            values: Vec::new(),
-        });
-    let chosen = items(quota.at(&["spec", "scopeSelector", "matchExpressions"])).map(|expression| Scope {
-        name: expression["scopeName"].as_str().unwrap_or_default().to_owned(),
-        operator: expression["operator"].as_str().unwrap_or_default().to_owned(),
-        values: items(expression.get("values"))
-            .filter_map(|value| value.as_str().map(str::to_owned))
-            .collect(),
-    });
-    plain.chain(chosen).collect()
-}
-
-impl Scope {
-    fn holds(&self, plural: &str, object: &Object) -> bool {
-        // Scopes speak of pods; what is no pod has none.
-        if plural != "pods" {
-            return false;
-        }
-        let Some(spec) = object.at(&["spec"]) else { return false };
-        let best_effort = || {
-            let silent = |container: &Value| {
-                [Side::Requests, Side::Limits]
-                    .iter()
-                    .all(|side| resources::of_container(container, *side).is_empty())
-            };
-            ["containers", "initContainers"]
-                .iter()
-                .flat_map(|list| items(spec.get(list)))
-                .all(silent)
-                && spec["resources"].is_null()
-        };
-        match &*self.name {
-            "BestEffort" => best_effort(),
-            "NotBestEffort" => !best_effort(),
-            "Terminating" => spec["activeDeadlineSeconds"]
-                .as_i64()
-                .is_some_and(|seconds| seconds >= 0),
-            "NotTerminating" => spec["activeDeadlineSeconds"].is_null(),
-            "PriorityClass" => {
-                let class = spec["priorityClassName"].as_str().unwrap_or_default();
-                let is_one = self.values.iter().any(|value| value == class);
-                match &*self.operator {
-                    "In" => is_one,
-                    "NotIn" => !is_one,
-                    "Exists" => !class.is_empty(),
-                    "DoesNotExist" => class.is_empty(),
-                    _ => false,
-                }
-            }
-            "CrossNamespacePodAffinity" => ["podAffinity", "podAntiAffinity"].iter().any(|kind| {
-                let affinity = &spec["affinity"][*kind];
-                let required = items(affinity.get("requiredDuringSchedulingIgnoredDuringExecution"));
-                let preferred = items(affinity.get("preferredDuringSchedulingIgnoredDuringExecution"));
-                required
-                    .chain(preferred.map(|term| &term["podAffinityTerm"]))
-                    .any(|term| items(term.get("namespaces")).next().is_some() || !term["namespaceSelector"].is_null())
-            }),
-            _ => false,
-        }
-    }
-}
-
 fn in_scope(quota: &Object, attributes: &Attributes<'_>, object: &Object) -> bool {
-    scopes(quota)
+    scopes(&quota.0)
         .iter()
-        .all(|scope| scope.holds(&attributes.resource.plural, object))
+        .all(|scope| scope.holds(&attributes.resource.plural, &object.0))
 }
 
 fn place(object: &Object) -> usize {
@@ -499,7 +336,7 @@ fn place(object: &Object) -> usize {
 
 /// What a write adds to what is used.
 fn added(attributes: &Attributes<'_>, new: &Object, old: Option<&Object>) -> Amounts {
-    let of = |object: &Object| usage(&attributes.resource.group, &attributes.resource.plural, object);
+    let of = |object: &Object| usage(&attributes.resource.group, &attributes.resource.plural, &object.0);
     match old {
         None => of(new),
         Some(old) => difference(of(new), &of(old)),
@@ -560,7 +397,7 @@ impl Admit for ResourceQuota {
             {
                 tracing::warn!(error = %error, "cannot count for a quota");
             }
-            let of = |object: &Object| usage(&attributes.resource.group, &attributes.resource.plural, object);
+            let of = |object: &Object| usage(&attributes.resource.group, &attributes.resource.plural, &object.0);
             let back = match (attributes.operation, old) {
                 (Operation::Delete, _) => of(object),
                 (Operation::Update, Some(old)) => difference(of(old), &of(object)),

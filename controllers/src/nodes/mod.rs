@@ -5,3 +5,4 @@
 pub mod eviction;
 pub mod ipam;
 pub mod lifecycle;
+pub mod ttl;

@@ -4,7 +4,9 @@
 //! What cannot be counted allows nothing: a budget without a count permits no disruption, an autoscaler without
 //! metrics changes no scale.
 
+pub mod autoscaler;
 pub mod disruption;
+pub mod quota;
 pub mod scale;
 
 use crate::Error;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use daemon::informer::Resource;
-use http::Request;
+use http::{Request, header};
 use k8s_openapi::api::autoscaling::v1::Scale;
 
 use crate::cleanup::discovery::discover;
@@ -58,4 +58,19 @@ pub(crate) async fn get(
         Err(error) if is_gone(&error) => Ok(None),
         answer => Ok(Some(answer?)),
     }
+}
+/// Writes a scale as it was read and changed.
+pub(crate) async fn put(
+    client: &kube::Client,
+    resource: &Resource,
+    namespace: &str,
+    name: &str,
+    scale: &Scale,
+) -> Result<Scale, Error> {
+    let body = serde_json::to_vec(scale).expect("a scale serializes");
+    let request = Request::put(path(resource, namespace, name))
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(body)
+        .map_err(|error| Error::Plan(error.to_string()))?;
+    Ok(client.request(request).await?)
 }

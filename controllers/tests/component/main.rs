@@ -7,6 +7,7 @@ mod crons;
 mod daemons;
 mod network;
 mod nodes;
+mod policy;
 mod rollouts;
 mod stateful;
 mod workloads;
