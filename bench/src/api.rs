@@ -26,7 +26,7 @@ const STARTS: usize = 5;
 const CREATES: usize = 20_000;
 
 /// A server of this bench's own: its keys and store lie in a folder that goes with it.
-struct Server {
+pub(crate) struct Server {
     folder: tempfile::TempDir,
     program: PathBuf,
     port: u16,
@@ -34,7 +34,7 @@ struct Server {
 }
 
 impl Server {
-    async fn start(program: &Path) -> anyhow::Result<(Self, Duration)> {
+    pub(crate) async fn start(program: &Path) -> anyhow::Result<(Self, Duration)> {
         let folder = tempfile::tempdir_in("/var/tmp")?;
         let cluster = daemon::pki::Cluster {
             node_name: "bench".into(),
@@ -87,14 +87,28 @@ impl Server {
         }
     }
 
-    fn target(&self) -> anyhow::Result<Target> {
+    pub(crate) fn target(&self) -> anyhow::Result<Target> {
         let pki = daemon::pki::Layout::new(self.folder.path().join("pki"));
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         Target::new(address, &pki.cluster_ca(), &pki.certificate("admin"), &pki.key("admin"))
     }
 
-    fn cost(&self) -> anyhow::Result<Cost> {
+    pub(crate) fn cost(&self) -> anyhow::Result<Cost> {
         Cost::of(self.child.id())
+    }
+
+    /// A kubeconfig for one of the cluster's own identities.
+    pub(crate) fn kubeconfig(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let pki = daemon::pki::Layout::new(self.folder.path().join("pki"));
+        let path = self.folder.path().join(format!("{name}.kubeconfig"));
+        let server = format!("https://127.0.0.1:{}", self.port);
+        pki.write_kubeconfig(name, "bench", &server, &path)?;
+        Ok(path)
+    }
+
+    /// Where a program of this run may write its log.
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.log"))
     }
 
     fn mebibytes(&self) -> anyhow::Result<f64> {

@@ -14,9 +14,18 @@ pub(crate) struct Figure {
     value: f64,
     unit: &'static str,
     budget: Option<f64>,
+    /// The budget is the least that will do, not the most.
+    floor: bool,
 }
 
 impl Figure {
+    /// A number that may not be smaller than its budget.
+    pub(crate) fn at_least(name: &str, value: f64, unit: &'static str, budget: f64) -> Self {
+        Figure {
+            floor: true,
+            ..Figure::at_most(name, value, unit, budget)
+        }
+    }
     /// A number that may not be larger than its budget.
     pub(crate) fn at_most(name: &str, value: f64, unit: &'static str, budget: f64) -> Self {
         Figure {
@@ -24,6 +33,7 @@ impl Figure {
             value,
             unit,
             budget: Some(budget),
+            floor: false,
         }
     }
     /// A number without a budget.
@@ -33,10 +43,17 @@ impl Figure {
             value,
             unit,
             budget: None,
+            floor: false,
         }
     }
     fn within(&self) -> bool {
-        self.budget.is_none_or(|budget| self.value <= budget)
+        self.budget.is_none_or(|budget| {
+            if self.floor {
+                self.value >= budget
+            } else {
+                self.value <= budget
+            }
+        })
     }
 }
 

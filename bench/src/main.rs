@@ -6,6 +6,7 @@ mod client;
 mod figures;
 mod node;
 mod process;
+mod scheduler;
 
 use std::io::Write;
 use std::path::Path;
@@ -19,7 +20,7 @@ use figures::Figures;
 
 #[derive(Parser)]
 struct Flags {
-    /// Which part: `api`, `watch` (one load of it), `node`, or `all`.
+    /// Which part: `api`, `watch` (one load of it), `scheduler`, `memory` (of a whole cluster), `node`, or `all`.
     #[arg(default_value = "all")]
     part: String,
     /// Do not add this run to the history.
@@ -31,6 +32,12 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut words = std::env::args().skip(1);
     if words.next().as_deref() == Some(lab::INIT) {
         lab::init(&words.next().context("the lab names its ready file")?);
+    }
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some(scheduler::FILL) {
+        let pki = words.next().context("the bench names the keys")?;
+        scheduler::fill(Path::new(&pki))?;
+        return Ok(ExitCode::SUCCESS);
     }
     let Flags { part, forget } = Flags::parse();
     let folder = std::env::current_exe()?
@@ -64,8 +71,18 @@ async fn measure(part: &str, folder: &Path) -> anyhow::Result<Figures> {
     match part {
         "all" | "api" => api::measure(&server, &mut figures).await?,
         "watch" => api::measure_watch_alone(&server, &mut figures).await?,
-        "node" => {}
+        "scheduler" | "memory" | "node" => {}
         other => anyhow::bail!("no part is called {other:?}"),
+    }
+    if matches!(part, "all" | "scheduler") {
+        scheduler::measure(&server, &folder.join("scheduler"), &mut figures).await?;
+    }
+    if matches!(part, "all" | "memory") {
+        let tools = Tools {
+            folder: Tools::fetch()?,
+            coracle: folder.join("coracle"),
+        };
+        scheduler::measure_memory(&tools, &mut figures).await?;
     }
     if matches!(part, "all" | "node") {
         let tools = Tools {

@@ -1,4 +1,4 @@
-use super::{MAX_SCORE, Rating, Score};
+use super::{MAX_SCORE, Plugin, Rating, Reach};
 use crate::cluster::Cluster;
 use crate::pod::Pod;
 
@@ -8,36 +8,49 @@ const MAX: i64 = 1000 << 20;
 
 /// A node that has the pod's images starts it sooner.
 #[derive(Debug)]
-pub(super) struct ImageLocality;
+pub struct ImageLocality;
 
-impl Score for ImageLocality {
+/// As nodes spell it: an image without a tag is `latest`.
+fn full_name(image: &str) -> String {
+    let path = image.rfind('/').map_or(0, |at| at + 1);
+    if image[path..].contains([':', '@']) {
+        image.to_owned()
+    } else {
+        format!("{image}:latest")
+    }
+}
+
+impl Plugin for ImageLocality {
     fn name(&self) -> &'static str {
         "ImageLocality"
     }
-    fn prepare<'a>(&self, pod: &'a Pod, cluster: &'a Cluster) -> Option<Rating<'a>> {
-        let nodes = i64::try_from(cluster.known()).ok()?;
+    // It also depends on which nodes have the image; what is kept is dropped when that changes (`Cluster::structure`).
+    fn reach(&self) -> Reach {
+        Reach::Node
+    }
+    fn score<'a>(&'a self, pod: &'a Pod, cluster: &'a Cluster, _: &[usize]) -> Option<Rating<'a>> {
+        let nodes = cluster.known();
         // An image that many nodes have counts for more, so that pods do not crowd onto the one that has it.
-        let spread: Vec<(&String, i64)> = pod
+        let spread: Vec<(String, f64)> = pod
+            .shape
             .images
             .iter()
-            .map(|image| {
-                (
-                    image,
-                    cluster.nodes().filter(|node| node.images.contains_key(image)).count(),
-                )
+            .map(|image| full_name(image))
+            .filter_map(|image| {
+                let having = cluster.having(&image);
+                (having > 0).then(|| (image, having as f64 / nodes as f64))
             })
-            .filter_map(|(image, having)| Some((image, i64::try_from(having).ok().filter(|having| *having > 0)?)))
             .collect();
-        if spread.is_empty() || nodes == 0 {
+        let most = MAX * i64::try_from(pod.shape.images.len()).ok()?;
+        if spread.is_empty() || most == 0 {
             return None;
         }
-        let most = MAX * i64::try_from(pod.images.len()).ok()?;
-        Some(Box::new(move |node| {
+        Some(Box::new(move |_, node| {
             let sizes = spread
                 .iter()
-                .filter_map(|(image, having)| Some(node.images.get(*image)? * having / nodes));
+                .filter_map(|(image, share)| Some((*node.facts.images.get(image)? as f64 * share) as i64));
             let sum = sizes.sum::<i64>().clamp(MIN, most);
-            MAX_SCORE * (sum - MIN) / (most - MIN)
+            Some(MAX_SCORE * (sum - MIN) / (most - MIN))
         }))
     }
 }

@@ -1,43 +1,35 @@
-use super::{Check, Filter, Normalize, Rating, Score};
+use k8s_openapi::api::core::v1::Taint;
+
+use super::{Check, Normalize, Plugin, Rating, Reach, Refusal};
 use crate::cluster::Cluster;
 use crate::pod::Pod;
 
 /// Taints keep out what does not tolerate them; the preferring ones only cost points.
 #[derive(Debug)]
-pub(super) struct TaintToleration;
+pub struct TaintToleration;
 
-impl Filter for TaintToleration {
+impl Plugin for TaintToleration {
     fn name(&self) -> &'static str {
         "TaintToleration"
     }
-    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Cluster) -> Option<Check<'a>> {
+    fn reach(&self) -> Reach {
+        Reach::Node
+    }
+    fn filter<'a>(&'a self, pod: &'a Pod, _: &'a Cluster) -> Option<Check<'a>> {
         Some(Box::new(|node| {
-            let taint = api::node::first_untolerated(&node.taints, &pod.tolerations, &["NoSchedule", "NoExecute"])?;
-            let value = taint.value.as_deref().unwrap_or("");
-            Some(format!("node(s) had untolerated taint {{{}: {value}}}", taint.key).into())
+            let keeping_out = ["NoSchedule", "NoExecute"];
+            api::node::first_untolerated(&node.facts.taints, &pod.shape.tolerations, &keeping_out)
+                // 1.36 names no taint here, so that nodes with different ones are counted together.
+                .map(|_| Refusal::for_good("node(s) had untolerated taint(s)"))
         }))
     }
-}
-
-impl Score for TaintToleration {
-    fn name(&self) -> &'static str {
-        "TaintToleration"
-    }
-    fn prepare<'a>(&self, pod: &'a Pod, cluster: &'a Cluster) -> Option<Rating<'a>> {
-        let preferring = |taint: &&k8s_openapi::api::core::v1::Taint| taint.effect == "PreferNoSchedule";
-        cluster
-            .nodes()
-            .any(|node| node.taints.iter().any(|taint| preferring(&taint)))
-            .then(|| {
-                Box::new(move |node: &crate::cluster::Node| {
-                    let intolerable = node
-                        .taints
-                        .iter()
-                        .filter(preferring)
-                        .filter(|t| !api::node::is_tolerated(&pod.tolerations, t));
-                    i64::try_from(intolerable.count()).unwrap_or(i64::MAX)
-                }) as Rating<'a>
-            })
+    fn score<'a>(&'a self, pod: &'a Pod, _: &'a Cluster, _: &[usize]) -> Option<Rating<'a>> {
+        let preferring = |taint: &&Taint| taint.effect == "PreferNoSchedule";
+        Some(Box::new(move |_, node| {
+            let taints = node.facts.taints.iter().filter(preferring);
+            let intolerable = taints.filter(|taint| !api::node::is_tolerated(&pod.shape.tolerations, taint));
+            i64::try_from(intolerable.count()).ok()
+        }))
     }
     fn normalize(&self) -> Normalize {
         Normalize::Reverse

@@ -1,28 +1,31 @@
 use k8s_openapi::api::core::v1::Taint;
 
-use super::{Check, Filter};
+use super::{Check, Plugin, Reach, Refusal};
 use crate::cluster::Cluster;
 use crate::pod::Pod;
 
 /// A cordoned node takes only pods that tolerate the taint of being so.
 #[derive(Debug)]
-pub(super) struct NodeUnschedulable;
+pub struct NodeUnschedulable;
 
-impl Filter for NodeUnschedulable {
+impl Plugin for NodeUnschedulable {
     fn name(&self) -> &'static str {
         "NodeUnschedulable"
     }
-    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Cluster) -> Option<Check<'a>> {
+    fn reach(&self) -> Reach {
+        Reach::Node
+    }
+    fn filter<'a>(&'a self, pod: &'a Pod, _: &'a Cluster) -> Option<Check<'a>> {
         let taint = Taint {
             key: "node.kubernetes.io/unschedulable".into(),
             effect: "NoSchedule".into(),
             ..Taint::default()
         };
-        if api::node::is_tolerated(&pod.tolerations, &taint) {
+        if api::node::is_tolerated(&pod.shape.tolerations, &taint) {
             return None;
         }
         Some(Box::new(|node| {
-            node.unschedulable.then_some("node(s) were unschedulable".into())
+            (node.facts.unschedulable).then(|| Refusal::for_good("node(s) were unschedulable"))
         }))
     }
 }

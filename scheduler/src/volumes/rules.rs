@@ -3,7 +3,7 @@
 use super::{choose, sort};
 use crate::cluster::Cluster;
 use crate::pod::Pod;
-use crate::rules::{Check, Filter};
+use crate::rules::{Check, Event, Plugin, Reach, Refusal};
 
 const ALONE: &str = "ReadWriteOncePod";
 
@@ -11,11 +11,21 @@ const ALONE: &str = "ReadWriteOncePod";
 #[derive(Debug)]
 pub(crate) struct VolumeRestrictions;
 
-impl Filter for VolumeRestrictions {
+impl Plugin for VolumeRestrictions {
     fn name(&self) -> &'static str {
         "VolumeRestrictions"
     }
-    fn prepare<'a>(&self, pod: &'a Pod, cluster: &'a Cluster) -> Option<Check<'a>> {
+    fn reach(&self) -> Reach {
+        Reach::Cluster
+    }
+    fn helps(&self, pod: &Pod, event: Event<'_>, _: &Cluster) -> bool {
+        match event {
+            Event::Freed(_, gone) => gone.namespace == pod.namespace && !gone.claims.is_empty(),
+            Event::Other(_) => !pod.claims.is_empty(),
+            Event::Node(_) | Event::Placed(_) | Event::Namespace => false,
+        }
+    }
+    fn filter<'a>(&'a self, pod: &'a Pod, cluster: &'a Cluster) -> Option<Check<'a>> {
         let source = cluster.storage()?;
         let alone = |name: &str| {
             let claim = source.claim(&pod.namespace, name);
@@ -38,10 +48,9 @@ impl Filter for VolumeRestrictions {
         });
         used.then(|| -> Check<'a> {
             Box::new(|_| {
-                Some(
-                    "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
-                        .into(),
-                )
+                Some(Refusal::now(
+                    "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode",
+                ))
             })
         })
     }
@@ -51,24 +60,30 @@ impl Filter for VolumeRestrictions {
 #[derive(Debug)]
 pub(crate) struct VolumeBinding;
 
-impl Filter for VolumeBinding {
+impl Plugin for VolumeBinding {
     fn name(&self) -> &'static str {
         "VolumeBinding"
     }
-    fn refuse(&self, pod: &Pod, cluster: &Cluster) -> Option<String> {
-        if pod.claims.is_empty() {
-            return None;
-        }
-        sort(pod, cluster.storage()?).err()
+    fn reach(&self) -> Reach {
+        Reach::Cluster
     }
-    fn prepare<'a>(&self, pod: &'a Pod, cluster: &'a Cluster) -> Option<Check<'a>> {
+    fn admit(&self, pod: &Pod, cluster: &Cluster) -> Result<(), Refusal> {
+        match cluster.storage() {
+            Some(source) if !pod.claims.is_empty() => sort(pod, source).map(drop).map_err(Refusal::for_good),
+            _ => Ok(()),
+        }
+    }
+    fn helps(&self, pod: &Pod, event: Event<'_>, _: &Cluster) -> bool {
+        !pod.claims.is_empty() && matches!(event, Event::Node(_) | Event::Other(_))
+    }
+    fn filter<'a>(&'a self, pod: &'a Pod, cluster: &'a Cluster) -> Option<Check<'a>> {
         if pod.claims.is_empty() {
             return None;
         }
         let source = cluster.storage()?;
         let sorted = match sort(pod, source) {
             Ok(sorted) => sorted,
-            Err(why) => return Some(Box::new(move |_| Some(why.clone().into()))),
+            Err(why) => return Some(Box::new(move |_| Some(Refusal::for_good(why.clone())))),
         };
         // Looked through for every node, and read once.
         let volumes = if sorted.waiting.is_empty() {
@@ -77,9 +92,15 @@ impl Filter for VolumeBinding {
             source.volumes()
         };
         Some(Box::new(move |node| {
-            choose(&sorted, source, &volumes, &cluster.promises, (&node.name, &node.labels))
-                .err()
-                .map(Into::into)
+            choose(
+                &sorted,
+                source,
+                &volumes,
+                &cluster.promises,
+                (&node.name, &node.facts.labels),
+            )
+            .err()
+            .map(Refusal::for_good)
         }))
     }
 }

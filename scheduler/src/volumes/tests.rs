@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::cluster::Cluster;
 use crate::cycle::{Decision, decide};
-use crate::rules::Rules;
+use crate::memo::Memo;
+use crate::rules::Profile;
 use crate::rules::tests::{node, pod};
 
 #[derive(Debug, Default)]
@@ -99,21 +100,23 @@ fn with(claims: &[&str]) -> Pod {
 }
 
 #[track_caller]
-fn check(cluster: &Cluster, pod: &Pod, want: Result<&str, &str>) {
-    let want = match want {
-        Ok(node) => Decision::Place(node.into()),
-        Err(why) => Decision::Nowhere(why.into()),
+fn check(cluster: &mut Cluster, pod: &Pod, want: Result<&str, &str>) {
+    let got = decide(pod, cluster, &mut Memo::default(), &Profile::default(), 0);
+    let got = match &got {
+        Decision::Place(node) => Ok(&**node),
+        // What preemption has to say is no matter of volumes.
+        Decision::Nowhere(nowhere) => Err(nowhere.message.split(" preemption: ").next().unwrap()),
     };
-    assert_eq!(decide(pod, cluster, &Rules::default(), 0), want);
+    assert_eq!(got, want);
 }
 
 #[test]
 fn a_pod_waits_for_claims_that_are_not_there_or_not_bound() {
     let missing = "0/2 nodes are available: persistentvolumeclaim \"data\" not found.";
-    check(&cluster(vec![], vec![]), &with(&["data"]), Err(missing));
+    check(&mut cluster(vec![], vec![]), &with(&["data"]), Err(missing));
     let unbound = "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims.";
     check(
-        &cluster(vec![claim("data", "now", json!({}))], vec![]),
+        &mut cluster(vec![claim("data", "now", json!({}))], vec![]),
         &with(&["data"]),
         Err(unbound),
     );
@@ -121,7 +124,7 @@ fn a_pod_waits_for_claims_that_are_not_there_or_not_bound() {
         .spec("volumes", json!([{"name": "own", "ephemeral": {}}]))
         .build();
     let wait = "0/2 nodes are available: waiting for ephemeral volume controller to create the persistentvolumeclaim \"p-own\".";
-    check(&cluster(vec![], vec![]), &own, Err(wait));
+    check(&mut cluster(vec![], vec![]), &own, Err(wait));
 }
 
 #[test]
@@ -129,18 +132,18 @@ fn a_bound_volume_leads_to_its_node() {
     let bound = json!({"volumeName": "v", "annotations": {api::volume::BIND_COMPLETED: "yes"}});
     let bound = claim("data", "static", bound);
     check(
-        &cluster(vec![bound.clone()], vec![volume("v", "b")]),
+        &mut cluster(vec![bound.clone()], vec![volume("v", "b")]),
         &with(&["data"]),
         Ok("b"),
     );
     let other = "0/2 nodes are available: 2 node(s) didn't match PersistentVolume's node affinity.";
     check(
-        &cluster(vec![bound.clone()], vec![volume("v", "c")]),
+        &mut cluster(vec![bound.clone()], vec![volume("v", "c")]),
         &with(&["data"]),
         Err(other),
     );
     check(
-        &cluster(vec![bound], vec![]),
+        &mut cluster(vec![bound], vec![]),
         &with(&["data"]),
         Err("0/2 nodes are available: 2 node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)."),
     );
@@ -150,7 +153,7 @@ fn a_bound_volume_leads_to_its_node() {
 fn volumes_that_are_there_are_promised_to_one_claim_each() {
     let claims = vec![claim("one", "static", json!({})), claim("two", "static", json!({}))];
     let mut cluster = cluster(claims, vec![volume("v", "a"), volume("w", "b"), volume("x", "b")]);
-    check(&cluster, &with(&["one", "two"]), Ok("b"));
+    check(&mut cluster, &with(&["one", "two"]), Ok("b"));
     let labels = BTreeMap::from([("kubernetes.io/hostname".to_owned(), "b".to_owned())]);
     let source = cluster.storage.clone().unwrap();
     let choices = reserve(&with(&["one"]), ("b", &labels), &*source, &mut cluster.promises);
@@ -158,7 +161,7 @@ fn volumes_that_are_there_are_promised_to_one_claim_each() {
     let mut other = with(&["one", "two"]);
     other.uid = "other".into();
     // The claim that it was promised to may still have it, and nobody else.
-    check(&cluster, &other, Ok("b"));
+    check(&mut cluster, &other, Ok("b"));
     let none = "0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind.";
     let mut third = Promises::default();
     reserve(&with(&["two"]), ("b", &labels), &*source, &mut third);
@@ -177,23 +180,23 @@ fn volumes_that_are_there_are_promised_to_one_claim_each() {
             claim: "default/x".to_owned(),
         },
     );
-    check(&cluster, &with(&["one"]), Err(none));
+    check(&mut cluster, &with(&["one"]), Err(none));
     cluster.promises.forget("x");
-    check(&cluster, &with(&["one"]), Ok("a"));
+    check(&mut cluster, &with(&["one"]), Ok("a"));
 }
 
 #[test]
 fn a_volume_can_be_made_where_the_pod_goes_and_stays_there_once_chosen() {
     let fresh = claim("data", "made", json!({}));
     let mut cluster = cluster(vec![fresh], vec![]);
-    check(&cluster, &with(&["data"]), Ok("a"));
+    check(&mut cluster, &with(&["data"]), Ok("a"));
     let chosen = claim("data", "made", json!({"annotations": {SELECTED_NODE: "b"}}));
     cluster.storage = Some(Arc::new(Fixed {
         claims: vec![chosen],
         volumes: vec![],
         classes: classes(),
     }));
-    check(&cluster, &with(&["data"]), Ok("b"));
+    check(&mut cluster, &with(&["data"]), Ok("b"));
 }
 
 #[test]
@@ -201,11 +204,11 @@ fn a_claim_for_one_pod_alone_keeps_others_away() {
     let bound = json!({"volumeName": "v", "annotations": {api::volume::BIND_COMPLETED: "yes"},
         "accessModes": ["ReadWriteOncePod"]});
     let mut cluster = cluster(vec![claim("data", "static", bound)], vec![volume("v", "b")]);
-    check(&cluster, &with(&["data"]), Ok("b"));
+    check(&mut cluster, &with(&["data"]), Ok("b"));
     let mut first = with(&["data"]);
     first.uid = "first".into();
-    cluster.place(Arc::new(first), "b".into(), false);
+    cluster.place(Arc::new(first), &"b".into(), false);
     let why = "0/2 nodes are available: 2 node has pod using PersistentVolumeClaim with the same name and \
                ReadWriteOncePod access mode.";
-    check(&cluster, &with(&["data"]), Err(why));
+    check(&mut cluster, &with(&["data"]), Err(why));
 }
