@@ -10,7 +10,13 @@ use std::{
 use k8s_openapi::api::core::v1::Taint;
 use serde::Deserialize;
 
-use crate::resources::cgroups::Driver;
+use crate::{
+    node::{
+        eviction::{self, plan::Threshold},
+        garbage,
+    },
+    resources::cgroups::Driver,
+};
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -43,6 +49,10 @@ pub struct Config {
     /// Kept back from pods: resource name to quantity, of `kubeReserved` and `systemReserved` together.
     pub reserved: Vec<BTreeMap<String, String>>,
     pub eviction_hard: BTreeMap<String, String>,
+    pub eviction: Eviction,
+    pub image_gc: garbage::Policy,
+    /// Never removed: the runtime holds every pod's namespaces with it.
+    pub sandbox_image: String,
     pub log_max_size: u64,
     pub log_max_files: u32,
     /// Pulls at the same time; 1 is serialised.
@@ -54,6 +64,18 @@ pub struct Config {
     pub cni_dir: Option<PathBuf>,
     /// Route of pods when the API gives the node no range of its own.
     pub pod_cidr: Option<String>,
+}
+
+/// Beside the hard thresholds.
+#[derive(Debug, Clone)]
+pub struct Eviction {
+    pub soft: BTreeMap<String, String>,
+    pub soft_grace: BTreeMap<String, Duration>,
+    pub reclaim: BTreeMap<String, String>,
+    /// How long a pressure is told after it was seen last.
+    pub transition: Duration,
+    /// The longest that a pod may take to end when a soft threshold is met.
+    pub max_grace: Option<Duration>,
 }
 
 /// The node's own HTTPS endpoint.
@@ -105,7 +127,22 @@ impl Config {
             eviction_hard: BTreeMap::from([
                 ("memory.available".to_owned(), "100Mi".to_owned()),
                 ("nodefs.available".to_owned(), "10%".to_owned()),
+                ("nodefs.inodesFree".to_owned(), "5%".to_owned()),
+                ("imagefs.available".to_owned(), "15%".to_owned()),
+                ("imagefs.inodesFree".to_owned(), "5%".to_owned()),
             ]),
+            eviction: Eviction {
+                soft: BTreeMap::new(),
+                soft_grace: BTreeMap::new(),
+                reclaim: BTreeMap::new(),
+                transition: Duration::from_secs(300),
+                max_grace: None,
+            },
+            image_gc: garbage::Policy {
+                limit: garbage::Limit::Share { high: 85, low: 80 },
+                min_age: Duration::from_secs(120),
+            },
+            sandbox_image: "registry.k8s.io/pause:3.10.1".to_owned(),
             log_max_size: 10 << 20,
             log_max_files: 5,
             parallel_pulls: 1,
@@ -165,6 +202,35 @@ impl Config {
         if let Some(eviction) = file.eviction_hard {
             self.eviction_hard = eviction;
         }
+        let lasts = |text: &str, field: &'static str| daemon::args::duration(text).map_err(|_| Error::Value { field });
+        self.eviction.soft = file.eviction_soft.unwrap_or_default();
+        for (signal, text) in file.eviction_soft_grace_period.unwrap_or_default() {
+            let grace = lasts(&text, "evictionSoftGracePeriod")?;
+            self.eviction.soft_grace.insert(signal, grace);
+        }
+        self.eviction.reclaim = file.eviction_minimum_reclaim.unwrap_or_default();
+        if let Some(text) = file.eviction_pressure_transition_period {
+            self.eviction.transition = lasts(&text, "evictionPressureTransitionPeriod")?;
+        }
+        let most = file.eviction_max_pod_grace_period.filter(|seconds| *seconds > 0);
+        self.eviction.max_grace = most.map(Duration::from_secs).or(self.eviction.max_grace);
+        if let Some(text) = file.image_minimum_gc_age {
+            self.image_gc.min_age = lasts(&text, "imageMinimumGCAge")?;
+        }
+        let (high, low) = (
+            file.image_gc_high_threshold_percent,
+            file.image_gc_low_threshold_percent,
+        );
+        if high.is_some() || low.is_some() {
+            let (high, low) = (high.unwrap_or(85), low.unwrap_or(80));
+            if high > 100 || low > high {
+                return Err(Error::Value {
+                    field: "imageGCHighThresholdPercent",
+                });
+            }
+            self.image_gc.limit = garbage::Limit::Share { high, low };
+        }
+        self.thresholds()?;
         if let Some(size) = file.container_log_max_size {
             let size = api::quantity::Quantity::parse(&size).map_err(|_| Error::Value {
                 field: "containerLogMaxSize",
@@ -247,6 +313,20 @@ impl Config {
     }
 }
 
+impl Config {
+    /// What eviction goes by.
+    pub fn thresholds(&self) -> Result<Vec<Threshold>, Error> {
+        let Eviction {
+            soft,
+            soft_grace,
+            reclaim,
+            ..
+        } = &self.eviction;
+        let read = eviction::plan::thresholds(&self.eviction_hard, soft, soft_grace, reclaim);
+        read.map_err(Error::Threshold)
+    }
+}
+
 pub fn driver_of(text: &str) -> Option<Driver> {
     match text {
         "cgroupfs" => Some(Driver::Cgroupfs),
@@ -265,6 +345,8 @@ pub enum Error {
     },
     #[error("{}: {message}", path.display())]
     Parse { path: PathBuf, message: String },
+    #[error("an eviction threshold is not understood: {0}")]
+    Threshold(String),
     #[error("{field} has a value that is not understood")]
     Value { field: &'static str },
 }
@@ -299,6 +381,17 @@ pub struct KubeletConfiguration {
     pub kube_reserved: Option<BTreeMap<String, String>>,
     pub system_reserved: Option<BTreeMap<String, String>>,
     pub eviction_hard: Option<BTreeMap<String, String>>,
+    pub eviction_soft: Option<BTreeMap<String, String>>,
+    pub eviction_soft_grace_period: Option<BTreeMap<String, String>>,
+    pub eviction_minimum_reclaim: Option<BTreeMap<String, String>>,
+    pub eviction_pressure_transition_period: Option<String>,
+    pub eviction_max_pod_grace_period: Option<u64>,
+    #[serde(rename = "imageGCHighThresholdPercent")]
+    pub image_gc_high_threshold_percent: Option<u64>,
+    #[serde(rename = "imageGCLowThresholdPercent")]
+    pub image_gc_low_threshold_percent: Option<u64>,
+    #[serde(rename = "imageMinimumGCAge")]
+    pub image_minimum_gc_age: Option<String>,
     pub container_log_max_size: Option<String>,
     pub container_log_max_files: Option<u32>,
     pub serialize_image_pulls: Option<bool>,

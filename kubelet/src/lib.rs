@@ -46,6 +46,8 @@ pub enum Error {
     #[error("cannot make the cgroups of pods")]
     Cgroups(#[from] resources::cgroups::Error),
     #[error(transparent)]
+    Config(#[from] config::Error),
+    #[error(transparent)]
     Tasks(#[from] daemon::tasks::Error),
 }
 
@@ -87,6 +89,7 @@ pub async fn run_with(
     let recorder = Recorder::new(client.clone(), "kubelet", config.node_name.clone());
     let (facts, node) = watch::channel(NodeFacts::default());
     let nudge = Arc::new(Notify::new());
+    let (pressures, pressed) = watch::channel(node::eviction::Pressures::new());
     let reporter = Reporter::new(
         config.clone(),
         runtime.clone(),
@@ -94,8 +97,10 @@ pub async fn run_with(
         &informers,
         facts,
         nudge.clone(),
+        pressed,
     );
     let post = Post::default();
+    let thresholds = config.thresholds()?;
 
     let volumes_changed = post.clone();
     let objects = Objects::new(client.clone(), tasks.token(), move |uid| volumes_changed.volumes(uid));
@@ -151,6 +156,7 @@ pub async fn run_with(
         post,
         allocations: pods::resize::Allocations::new(&config.root_dir),
         meter: stats::Meter::default(),
+        evictions: node::eviction::Tally::default(),
     });
 
     // As many as a busy second brings; when full, the runtime's own stream waits, and a break of it means a look at everything.
@@ -216,6 +222,13 @@ pub async fn run_with(
         let shared = shared.clone();
         tasks.spawn("server", move |stop| server::run(server, shared, stop));
     }
+    tasks.spawn("eviction", {
+        let shared = shared.clone();
+        move |stop| async move {
+            node::eviction::run(shared, thresholds, pressures, stop).await;
+            Ok::<(), Error>(())
+        }
+    });
     tasks.spawn("log rotation", {
         let shared = shared.clone();
         move |stop| async move {

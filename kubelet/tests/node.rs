@@ -47,6 +47,10 @@ impl Node {
         config.logs_dir = self.dir.path().join("logs");
         config.static_pods = Some(self.dir.path().join("manifests"));
         config.node_ips = vec!["172.30.0.11".parse().expect("an address")];
+        config.cgroup_mount = self.dir.path().join("cgroup");
+        // The disk is the machine's own, and no test's affair.
+        config.eviction_hard.retain(|signal, _| signal == "memory.available");
+        config.image_gc.limit = kubelet::node::garbage::Limit::Free(0);
         self.stop = CancellationToken::new();
         let (api, fake, stop) = (Arc::new(self.api.clone()), self.fake.clone(), self.stop.clone());
         self.tasks.spawn(kubelet::run_with(config, api, fake, stop));
@@ -476,4 +480,67 @@ async fn a_file_is_a_pod_with_a_mirror_in_the_api() {
     std::fs::remove_file(folder.join("web.yaml")).unwrap();
     node.until("gone", |n| n.api.pod("web-n1").is_none() && n.fake.running_count() == 0)
         .await;
+}
+
+/// A machine of 1 GiB that uses so much of it.
+fn uses(node: &Node, bytes: u64) {
+    let memory = node.dir.path().join("cgroup/memory");
+    std::fs::create_dir_all(&memory).expect("a fake tree");
+    std::fs::write(memory.join("memory.limit_in_bytes"), (1u64 << 30).to_string()).expect("a fake tree");
+    std::fs::write(memory.join("memory.stat"), "total_inactive_file 0\n").expect("a fake tree");
+    std::fs::write(memory.join("memory.usage_in_bytes"), bytes.to_string()).expect("a fake tree");
+}
+
+fn pressed(node: &Node) -> bool {
+    let status = node
+        .api
+        .get("/api/v1/nodes/n1")
+        .map(|n| n["status"].clone())
+        .unwrap_or_default();
+    let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+    conditions
+        .iter()
+        .any(|c| c["type"] == "MemoryPressure" && c["status"] == "True")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_memory_evicts_the_least_important_and_says_so() {
+    let mut node = Node::start();
+    node.halt().await;
+    uses(&node, 100 << 20);
+    node.run();
+    let of = |priority: i32| {
+        let mut spec = web();
+        spec["priority"] = json!(priority);
+        spec
+    };
+    node.api.create_pod("high", of(9));
+    node.api.create_pod("low", of(1));
+    node.until("ready", |n| n.ready("high") && n.ready("low")).await;
+    uses(&node, 1000 << 20);
+    node.until("evicted", |n| n.phase("low") == "Failed").await;
+    let status = node.status("low");
+    assert_eq!(status["reason"], "Evicted");
+    let message = status["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("The node was low on resource: memory. Threshold quantity: 100Mi, available: 24Mi. "),
+        "{message}"
+    );
+    let conditions = status["conditions"].as_array().unwrap();
+    let disrupted = conditions.iter().find(|c| c["type"] == "DisruptionTarget").unwrap();
+    assert_eq!(
+        (&disrupted["status"], &disrupted["reason"]),
+        (&json!("True"), &json!("TerminationByKubelet"))
+    );
+    uses(&node, 100 << 20);
+    node.until("the pressure is told", pressed).await;
+    // Nothing that asks for no memory is taken while the pressure is told, and it is told for five minutes.
+    node.api.create_pod("late", web());
+    node.until("refused", |n| n.phase("late") == "Failed").await;
+    assert_eq!(
+        node.status("late")["message"],
+        "Pod was rejected: The node had condition: [MemoryPressure]. "
+    );
+    node.until("the pressure is over", |n| !pressed(n)).await;
+    assert_eq!(node.phase("high"), "Running");
 }

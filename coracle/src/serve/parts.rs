@@ -146,6 +146,9 @@ pub(crate) async fn kubelet(node: Node, stop: CancellationToken) -> anyhow::Resu
     config.eviction_hard = [("memory.available", "100Mi"), ("nodefs.available", "1Gi")]
         .map(|(signal, threshold)| (signal.to_owned(), threshold.to_owned()))
         .into();
+    // Before that, images that nobody uses go: many of them were loaded by hand and cannot be pulled again.
+    config.image_gc.limit = kubelet::node::garbage::Limit::Free(2 << 30);
+    config.sandbox_image = crate::image::pause::NAME.to_owned();
     config.cni_dir = Some(layout.cni_config());
     config.server = Some(kubelet::config::Server {
         address: Ipv4Addr::UNSPECIFIED.into(),

@@ -5,6 +5,8 @@
 
 pub mod certificate;
 pub mod cni;
+pub mod eviction;
 pub mod facts;
+pub mod garbage;
 pub mod lease;
 pub mod report;

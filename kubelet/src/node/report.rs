@@ -17,7 +17,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{cni, facts};
+use super::{
+    cni,
+    eviction::{Pressures, plan::Pressure},
+    facts,
+};
 use crate::{
     config::Config,
     pods::{admit::Offer, shared::NodeFacts},
@@ -36,6 +40,7 @@ pub struct Reporter {
     facts: watch::Sender<NodeFacts>,
     /// The runtime came, went or changed its images.
     nudge: Arc<Notify>,
+    pressures: watch::Receiver<Pressures>,
     machine: facts::Machine,
     seen: RuntimeView,
     written: Option<(Value, Instant)>,
@@ -69,6 +74,7 @@ impl Reporter {
         informers: &Informers,
         facts: watch::Sender<NodeFacts>,
         nudge: Arc<Notify>,
+        pressures: watch::Receiver<Pressures>,
     ) -> Self {
         let fields = format!("metadata.name={}", config.node_name);
         let node = informers.of::<Node>(Options {
@@ -85,6 +91,7 @@ impl Reporter {
             node,
             facts,
             nudge,
+            pressures,
             machine,
             seen: RuntimeView::default(),
             written: None,
@@ -122,6 +129,7 @@ impl Reporter {
                 biased;
                 () = stop.cancelled() => return,
                 () = self.nudge.notified() => true,
+                Ok(()) = self.pressures.changed() => false,
                 () = tokio::time::sleep(wait) => !self.seen.troubles.is_empty() || self.due(),
             };
         }
@@ -261,6 +269,7 @@ impl Reporter {
                 labels,
                 name: self.config.node_name.clone(),
                 unsafe_sysctls: self.config.unsafe_sysctls.clone(),
+                pressures: self.pressures.borrow().clone(),
             },
             milli_cpu: self.machine.milli_cpu,
             memory: self.machine.memory,
@@ -391,7 +400,7 @@ impl Reporter {
             "addresses": shown,
             "allocatable": text(allocatable),
             "capacity": text(capacity),
-            "conditions": self.conditions(capacity),
+            "conditions": self.conditions(),
             "images": images,
             "nodeInfo": info,
         });
@@ -404,17 +413,11 @@ impl Reporter {
         status
     }
 
-    fn conditions(&self, capacity: &BTreeMap<String, Quantity>) -> Value {
-        let threshold = |signal: &str, resource: &str| {
-            let text = self.config.eviction_hard.get(signal)?;
-            facts::threshold(text, capacity.get(resource)).map(|q| q.as_i64())
-        };
-        let short = |have: Option<i64>, least: Option<i64>| matches!((have, least), (Some(h), Some(l)) if h < l);
-        let memory = short(facts::memory_available(), threshold("memory.available", "memory"));
-        let disk = short(
-            facts::disk(&self.config.root_dir).map(|d| d.1),
-            threshold("nodefs.available", "ephemeral-storage"),
-        );
+    fn conditions(&self) -> Value {
+        let pressures = self.pressures.borrow().clone();
+        let memory = pressures.contains(&Pressure::Memory);
+        let disk = pressures.contains(&Pressure::Disk);
+        let pids = pressures.contains(&Pressure::Pid);
         let condition = |kind: &str, status: bool, reason: &str, message: String| json!({"type": kind, "status": if status { "True" } else { "False" }, "reason": reason, "message": message});
         let pressure = |kind: &str, is: bool, yes: (&str, &str), no: (&str, &str)| {
             let (reason, message) = if is { yes } else { no };
@@ -448,7 +451,7 @@ impl Reporter {
             ),
             pressure(
                 "PIDPressure",
-                false,
+                pids,
                 ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
                 ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
             ),

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use api::{pod as facts, quantity::Quantity};
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec};
 
+use crate::node::eviction::{self, Pressures, plan::Pressure};
+
 /// The reason of a pod that wants other labels.
 pub const AFFINITY: &str = "NodeAffinity";
 
@@ -16,6 +18,8 @@ pub struct Offer {
     pub name: String,
     /// Sysctls that pods may set here beyond the safe ones.
     pub unsafe_sysctls: Vec<String>,
+    /// What it is short of.
+    pub pressures: Pressures,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +44,9 @@ pub fn admit(pod: &Pod, others: &[&Pod], offer: &Offer) -> Option<Rejection> {
             "Failed to admit pod as the OS field doesn't match node OS".to_owned(),
         );
     }
+    if let Some(why) = unwelcome(pod, &offer.pressures) {
+        return rejected("Evicted", why);
+    }
     if let Some(why) = forbidden_sysctl(spec, &offer.unsafe_sysctls) {
         return rejected("SysctlForbidden", why);
     }
@@ -58,6 +65,33 @@ pub fn admit(pod: &Pod, others: &[&Pod], offer: &Offer) -> Option<Rejection> {
     }
     let short = shortage(spec, others, offer)?;
     rejected(&short.reason, short.message)
+}
+
+/// A node that evicts takes nothing new: under memory pressure alone it still takes what asked for memory, and what
+/// tolerates the pressure (pkg/kubelet/eviction/eviction_manager.go, 1.36).
+fn unwelcome(pod: &Pod, pressures: &Pressures) -> Option<String> {
+    if pressures.is_empty() || eviction::is_critical(pod) {
+        return None;
+    }
+    if pressures.iter().all(|p| *p == Pressure::Memory) {
+        let class = facts::qos(pod.spec.as_ref()?).ok()?;
+        let tolerations = pod
+            .spec
+            .as_ref()
+            .and_then(|s| s.tolerations.as_deref())
+            .unwrap_or_default();
+        let tolerated = tolerations.iter().any(|t| {
+            let effect = t.effect.as_deref().unwrap_or_default();
+            let key = t.key.as_deref().unwrap_or_default();
+            let all = key.is_empty() && t.operator.as_deref() == Some("Exists");
+            (all || key == api::names::well_known::TAINT_MEMORY_PRESSURE) && matches!(effect, "" | "NoSchedule")
+        });
+        if class != facts::Qos::BestEffort || tolerated {
+            return None;
+        }
+    }
+    let named: Vec<&str> = pressures.iter().map(|p| p.condition()).collect();
+    Some(format!("The node had condition: [{}]. ", named.join(" ")))
 }
 
 /// What the node has too little of for a pod, beside `others`.
@@ -209,6 +243,7 @@ mod tests {
             labels: BTreeMap::from([("disk".to_owned(), "ssd".to_owned())]),
             name: "n1".to_owned(),
             unsafe_sysctls: vec!["net.core.*".to_owned()],
+            pressures: Pressures::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use daemon::{
@@ -16,6 +17,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use super::{admit::Offer, images::Images, probes::Probes, resize::Allocations, statics, statics::Statics};
 use crate::{
     config::Config,
+    node::eviction::Tally,
     resources::{cgroups::Cgroups, qos},
     runtime::Runtime,
     stats::Meter,
@@ -54,6 +56,7 @@ pub struct Shared {
     pub allocations: Allocations,
     pub statics: Statics,
     pub meter: Meter,
+    pub evictions: Tally,
 }
 
 impl std::fmt::Debug for Shared {
@@ -193,8 +196,17 @@ pub struct News {
     pub exited: Vec<String>,
     /// Look again for another reason: probes, a gap in the events.
     pub look: bool,
+    /// The node cannot keep the pod.
+    pub evict: Option<Eviction>,
     /// Something that a volume shows has changed.
     pub volumes: bool,
+}
+
+/// Why a pod has to go, and how long it may take at most: no bound is its own grace period.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eviction {
+    pub message: String,
+    pub grace: Option<Duration>,
 }
 
 impl Inbox {

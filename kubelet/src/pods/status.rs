@@ -127,6 +127,11 @@ pub fn status(view: &View<'_>) -> PodStatus {
     next.pod_ip = ips.first().cloned();
     next.pod_ips = (!ips.is_empty()).then(|| ips.into_iter().map(|ip| PodIP { ip }).collect());
     conditions(view, spec, &mut next);
+    if let Fate::Killed { reason, message } = view.fate
+        && reason == "Evicted"
+    {
+        disrupted(&mut next, message, Time(whole(view.now)));
+    }
     bound_messages(&mut next, spec);
     next
 }
@@ -419,6 +424,24 @@ fn initialized(spec: &Container, status: &ContainerStatus) -> bool {
 
 /// Conditions of this node agent that are there only while they are true.
 const RESIZES: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
+/// Controllers tell by this that the pod did not fail by itself.
+fn disrupted(next: &mut PodStatus, message: &str, now: Time) {
+    const KIND: &str = "DisruptionTarget";
+    let conditions = next.conditions.get_or_insert_default();
+    if conditions.iter().any(|c| c.type_ == KIND && c.status == "True") {
+        return;
+    }
+    conditions.retain(|c| c.type_ != KIND);
+    conditions.push(PodCondition {
+        type_: KIND.to_owned(),
+        status: "True".to_owned(),
+        reason: Some("TerminationByKubelet".to_owned()),
+        message: Some(message.to_owned()),
+        last_transition_time: Some(now),
+        ..PodCondition::default()
+    });
+}
 
 fn conditions(view: &View<'_>, spec: &PodSpec, next: &mut PodStatus) {
     let done = next.phase.as_deref() == Some("Succeeded");

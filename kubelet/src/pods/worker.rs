@@ -100,6 +100,8 @@ pub struct Worker {
     ends: HashMap<String, Instant>,
     looked: Option<Instant>,
     refresh: Option<Instant>,
+    /// How long an evicted pod may take to end.
+    evicted: Option<Duration>,
     /// The volumes are to be looked at, whatever else there is to do.
     stale: bool,
     failures: u32,
@@ -126,6 +128,7 @@ impl Worker {
             ends: HashMap::new(),
             looked: None,
             refresh: None,
+            evicted: None,
             stale: true,
             failures: 0,
             written: None,
@@ -173,7 +176,7 @@ impl Worker {
                 .is_some_and(|(revision, _)| e.revision == *revision)
         });
         let quiet = own_echo
-            && !(news.look || news.volumes || news.gone)
+            && !(news.look || news.volumes || news.gone || news.evict.is_some())
             && news.exited.is_empty()
             && matches!(self.life, Life::Syncing);
         // The definition, the labels or an object that a volume shows may have changed.
@@ -188,6 +191,18 @@ impl Worker {
         }
         let pod = self.entry.as_ref().map(|e| e.typed()).transpose()?;
         self.transition(pod.as_deref());
+        if let Some(eviction) = news.evict
+            && matches!(self.life, Life::New | Life::Syncing)
+        {
+            if let Some(pod) = &pod {
+                self.shared.event(pod, None, true, "Evicted", &eviction.message);
+            }
+            self.evicted = eviction.grace;
+            self.life = Life::Terminating(Why::Killed {
+                reason: "Evicted".to_owned(),
+                message: eviction.message,
+            });
+        }
         if let (Life::Syncing, Some(pod)) = (&self.life, &pod) {
             self.consider_resize(pod)?;
         }
@@ -600,6 +615,9 @@ impl Worker {
                 .max()
                 .unwrap_or(30),
         };
+        // At least a second, so that a process may say goodbye.
+        let bound = self.evicted.map(|most| most.as_secs().max(1));
+        let seconds = bound.map_or(seconds, |most| seconds.min(most));
         let end = Instant::now() + Duration::from_secs(seconds);
         let all_ips = ips(&observed);
         let ip = all_ips.first().map(String::as_str);

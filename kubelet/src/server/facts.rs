@@ -85,7 +85,7 @@ pub(super) async fn own_metrics(context: &Context) -> Answer {
             of(ContainerState::Exited),
             of(ContainerState::Unknown),
         ],
-        evictions: &[],
+        evictions: &shared.evictions.shown(),
     };
     Ok(prometheus(text::own(&own)))
 }

@@ -60,6 +60,12 @@ pub struct PodDirs {
     volumes: Vec<(String, PathBuf, Option<String>, bool)>,
 }
 
+impl PodDirs {
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+}
+
 pub fn dirs(shared: &Shared, pod: &Pod) -> Option<PodDirs> {
     let (meta, spec) = (&pod.metadata, pod.spec.as_ref()?);
     let (namespace, name) = (meta.namespace.as_deref()?, meta.name.as_deref()?);
