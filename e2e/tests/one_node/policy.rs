@@ -129,6 +129,7 @@ fn autoscale(node: &Node) -> anyhow::Result<()> {
     let described = node.kubectl("-n busy describe hpa busy")?;
     ensure!(described.contains("All metrics below target"), "{described}");
     node.kubectl("delete namespace busy --timeout=60s")?;
+    node.sh("rmdir /run/load")?;
     Ok(())
 }
 
